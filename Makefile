@@ -1,0 +1,59 @@
+# `make quickstart` and `make test` need Python 3.10+, a C++17 compiler and make; nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATA ?=
+CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 2>/dev/null)
+
+.PHONY: help quickstart test test-slow check lint types symbols build bench clean
+
+help:
+	@echo "make quickstart [DATA=folder]  features, head and accuracy on digits or on your class folders"
+	@echo "make test                      every fast test"
+	@echo "make check                     what CI runs: lint, types, layers, symbols, all tests"
+	@echo "make build                     build the native modules again after changing csrc/"
+	@echo "make bench                     every benchmark; results go to benchmarks/results/"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.quickstart: pyproject.toml CMakeLists.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[quickstart]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml CMakeLists.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.quickstart
+
+build: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+
+quickstart: $(VENV)/.quickstart
+	$(BIN)/pyfeat quickstart $(DATA)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+symbols: $(VENV)/.dev
+	$(BIN)/python csrc/check_symbols.py build
+
+check: lint types symbols test test-slow
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py all
+
+clean:
+	rm -rf build $(VENV)

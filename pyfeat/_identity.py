@@ -1,0 +1,133 @@
+"""What makes two inputs the same input and two rows comparable rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from pyfeat.errors import SpaceError
+
+KEY_BYTES = 16
+ROW_DTYPES = ("float32", "float16")
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys, no spaces and no NaN: equal values give equal text."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def content_key(content: bytes | bytearray | memoryview | str, *, view: int = 0) -> bytes:
+    """Return the 16-byte key of an input.
+
+    Parameters
+    ----------
+    content : bytes-like or str
+        Bytes of the file, or text (hashed as UTF-8).
+    view : int, default=0
+        Number of the augmented view; 0 is the plain input.
+
+    Returns
+    -------
+    key : bytes of length 16
+        First 128 bits of BLAKE3 of the content, and of the view number when it is not 0.
+    """
+    hasher = blake3(content.encode() if isinstance(content, str) else content)
+    if view:
+        hasher.update(b"\x00view" + view.to_bytes(8, "little"))
+    return hasher.digest(length=KEY_BYTES)
+
+
+def array_key(array: NDArray[Any], *, view: int = 0) -> bytes:
+    """Return the 16-byte key of an array: its bytes, shape and dtype (see `content_key`)."""
+    array = np.ascontiguousarray(array)
+    hasher = blake3(array.reshape(-1).view(np.uint8).data)
+    hasher.update(canonical_json([list(array.shape), array.dtype.str]).encode())
+    if view:
+        hasher.update(b"\x00view" + view.to_bytes(8, "little"))
+    return hasher.digest(length=KEY_BYTES)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Identity of a row: rows are comparable when their spaces have one fingerprint.
+
+    Parameters
+    ----------
+    dim : int
+        Number of columns of a row.
+    dtype : {"float32", "float16"}, default="float32"
+        Type of the stored numbers.
+    parts : mapping, optional
+        Everything else that changes the numbers: weights, architecture, layer, pooling,
+        preprocessing, precision. JSON values only.
+
+    Attributes
+    ----------
+    fingerprint : str of 64 hexadecimal digits
+        BLAKE3 over the canonical JSON of all of the above.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not positive or `dtype` is not one of those named.
+
+    Examples
+    --------
+    >>> Space(2).fingerprint == Space(2).fingerprint
+    True
+    >>> Space(2).fingerprint == Space(2, parts={"layer": "head"}).fingerprint
+    False
+    """
+
+    dim: int
+    dtype: str = "float32"
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"dim must be at least 1, got {self.dim}")
+        if self.dtype not in ROW_DTYPES:
+            raise ValueError(f"dtype must be one of {list(ROW_DTYPES)}, got {self.dtype!r}")
+
+    def to_json(self) -> str:
+        """Return the canonical JSON that the fingerprint is taken of."""
+        return canonical_json({"dim": self.dim, "dtype": self.dtype, "parts": dict(self.parts)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Space:
+        """Read a space back from `to_json`."""
+        value = json.loads(text)
+        return cls(value["dim"], value["dtype"], value["parts"])
+
+    @property
+    def fingerprint(self) -> str:
+        return blake3(self.to_json().encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def describe_difference(self, other: Space) -> str:
+        """Return one sentence that names the first part in which two spaces differ."""
+        mine = {"dim": self.dim, "dtype": self.dtype, **self.parts}
+        theirs = {"dim": other.dim, "dtype": other.dtype, **other.parts}
+        for name in sorted(mine.keys() | theirs.keys()):
+            if mine.get(name) != theirs.get(name):
+                return f"{name} is {mine.get(name)!r} here and {theirs.get(name)!r} there"
+        return "they are equal"
+
+
+def check_same_space(expected: Space, got: Space, name: str) -> None:
+    """Raise `SpaceError` unless two spaces have one fingerprint."""
+    if expected.fingerprint != got.fingerprint:
+        raise SpaceError(
+            f"{name} must come from space {expected.fingerprint[:12]}, got space "
+            f"{got.fingerprint[:12]}: {expected.describe_difference(got)}"
+        )

@@ -1,0 +1,5 @@
+"""Hot loops, each with a plain reference and as many fast backends as it has."""
+
+from pyfeat.ops._preprocess import Preprocessing, preprocess
+
+__all__ = ["Preprocessing", "preprocess"]

@@ -1,0 +1,24 @@
+"""Fixtures that every room uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return a generator that gives every test the same numbers."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Return the folder of research data, or skip."""
+    root = os.environ.get("PYFEAT_DATA")
+    if not root:
+        pytest.skip("PYFEAT_DATA is unset: it names the folder of research data")
+    return Path(root)
