@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyfeat._core import StoreError
+
 __all__ = [
     "BackendError",
     "CorruptStoreError",
@@ -39,10 +41,6 @@ class InputError(ValueError):
 
 class SpaceError(ValueError):
     """Rows of two different spaces were brought together."""
-
-
-class StoreError(OSError):
-    """A feature store cannot be read or written."""
 
 
 class CorruptStoreError(StoreError):

@@ -1,0 +1,167 @@
+// The Python face of the store: numpy arrays in, numpy arrays out, the GIL released while it works.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "store/crc32c.h"
+#include "store/seal.h"
+#include "store/segment.h"
+#include "store/tail.h"
+
+namespace py = pybind11;
+using namespace pyfeat::store;
+
+namespace {
+
+using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
+using Numbers = py::array_t<std::int64_t, py::array::c_style>;
+
+void require(bool holds, const char* rule) {
+  if (!holds) throw std::invalid_argument(rule);
+}
+
+std::size_t count_keys(const Bytes& keys) {
+  require(keys.ndim() == 2 && keys.shape(1) == static_cast<py::ssize_t>(kKeyBytes),
+          "keys must have shape (n, 16)");
+  return static_cast<std::size_t>(keys.shape(0));
+}
+
+template <typename T>
+py::array_t<T> as_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+py::array_t<std::uint8_t> as_keys(const std::vector<std::uint8_t>& keys) {
+  const auto n = static_cast<py::ssize_t>(keys.size() / kKeyBytes);
+  return py::array_t<std::uint8_t>({n, static_cast<py::ssize_t>(kKeyBytes)}, keys.data());
+}
+
+template <typename Source>
+Numbers find(Source& source, const Bytes& keys) {
+  const std::size_t n = count_keys(keys);
+  Numbers rows(static_cast<py::ssize_t>(n));
+  std::int64_t* out = rows.mutable_data();
+  const std::uint8_t* in = keys.data();
+  py::gil_scoped_release release;
+  source.find(in, n, out);
+  return rows;
+}
+
+struct Gather {
+  std::size_t n;
+  const std::uint8_t* keys;
+  const std::int64_t* rows;
+  const std::int64_t* positions;
+  std::uint8_t* out;
+};
+
+// `out` is (m, row_bytes) uint8; every position is below m, every row was found by `find`.
+Gather check_gather(const Bytes& keys, const Numbers& rows, const Numbers& positions, Bytes& out) {
+  const std::size_t n = count_keys(keys);
+  require(static_cast<std::size_t>(rows.size()) == n, "rows must have one number a key");
+  require(static_cast<std::size_t>(positions.size()) == n, "positions must have one number a key");
+  require(out.ndim() == 2, "out must have shape (m, row_bytes)");
+  const std::int64_t* p = positions.data();
+  for (std::size_t i = 0; i < n; ++i)
+    require(0 <= p[i] && p[i] < out.shape(0), "positions must lie in out");
+  return {n, keys.data(), rows.data(), p, out.mutable_data()};
+}
+
+void bind_tail(py::module_& m) {
+  py::class_<Tail>(m, "Tail", "A writer's own log.")
+      .def_static(
+          "create",
+          [](const std::string& path, std::size_t row_bytes, const Bytes& fingerprint) {
+            require(fingerprint.size() == static_cast<py::ssize_t>(kFingerprintBytes),
+                    "fingerprint must have 32 bytes");
+            return Tail::create(path, row_bytes, fingerprint.data());
+          },
+          py::arg("path"), py::arg("row_bytes"), py::arg("fingerprint"))
+      .def_static("open", &Tail::open, py::arg("path"), py::arg("row_bytes"),
+                  py::call_guard<py::gil_scoped_release>())
+      .def_static("adopt", &Tail::adopt, py::arg("path"), py::arg("row_bytes"),
+                  py::call_guard<py::gil_scoped_release>())
+      .def("append",
+           [](Tail& t, const Bytes& keys, const Bytes& rows) {
+             const std::size_t n = count_keys(keys);
+             require(static_cast<std::size_t>(rows.size()) == n * t.row_bytes(),
+                     "rows must have row_bytes bytes a key");
+             const std::uint8_t* k = keys.data();
+             const std::uint8_t* r = rows.data();
+             py::gil_scoped_release release;
+             t.append(k, r, n);
+           })
+      .def("sync", &Tail::sync, py::call_guard<py::gil_scoped_release>())
+      .def("refresh", &Tail::refresh, py::call_guard<py::gil_scoped_release>())
+      .def("find", &find<Tail>, py::arg("keys"))
+      .def("gather",
+           [](Tail& t, const Bytes& keys, const Numbers& rows, const Numbers& positions, Bytes out,
+              std::size_t) {
+             const Gather g = check_gather(keys, rows, positions, out);
+             py::gil_scoped_release release;
+             return t.gather(g.keys, g.rows, g.positions, g.n, g.out);
+           })
+      .def("damaged_offsets", &Tail::damaged_offsets)
+      .def("keys", [](Tail& t) { return as_keys(t.keys()); })
+      .def("offset", &Tail::offset, py::arg("row"))
+      .def_property_readonly("path", &Tail::path);
+}
+
+void bind_segment(py::module_& m) {
+  py::class_<Segment>(m, "Segment", "A mapped, sealed segment.")
+      .def(py::init([](const std::string& path, std::size_t n, std::size_t row_bytes,
+                       std::uint64_t keys, std::uint64_t order, std::uint64_t crcs,
+                       std::uint64_t rows) {
+             return Segment(path, n, row_bytes, {keys, order, crcs, rows});
+           }),
+           py::arg("path"), py::arg("n"), py::arg("row_bytes"), py::arg("keys"), py::arg("order"),
+           py::arg("crcs"), py::arg("rows"))
+      .def("find", &find<const Segment>, py::arg("keys"))
+      .def("gather",
+           [](const Segment& s, const Bytes& keys, const Numbers& rows, const Numbers& positions,
+              Bytes out, std::size_t threads) {
+             const Gather g = check_gather(keys, rows, positions, out);
+             py::gil_scoped_release release;
+             return s.gather(g.keys, g.rows, g.positions, g.n, g.out, threads);
+           })
+      .def("damaged_rows", &Segment::damaged_rows, py::call_guard<py::gil_scoped_release>())
+      .def("crc_of", &Segment::crc_of, py::call_guard<py::gil_scoped_release>())
+      .def("keys", [](const Segment& s) { return as_keys(s.keys_in_row_order()); })
+      .def("offset", &Segment::offset, py::arg("row"))
+      .def_property_readonly("path", &Segment::path);
+}
+
+}  // namespace
+
+namespace pyfeat {
+
+void bind_store(py::module_& m) {
+  // OSError(errno, message, path), so that `except OSError` and `error.filename` work as usual.
+  static py::handle store_error =
+      PyErr_NewException("pyfeat._core.StoreError", PyExc_OSError, nullptr);
+  m.attr("StoreError") = store_error;
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const StoreError& e) {
+      py::tuple args = py::make_tuple(e.code(), e.what(), e.path());
+      PyErr_SetObject(store_error.ptr(), args.ptr());
+    }
+  });
+  m.def(
+      "crc32c",
+      [](const py::bytes& data, std::uint32_t before) {
+        const std::string_view view(data);
+        return crc32c(view.data(), view.size(), before);
+      },
+      py::arg("data"), py::arg("before") = 0, "CRC32C of bytes.");
+  m.def("fail_from_operation", &fail_from_operation, py::arg("n"), py::arg("code"),
+        "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off.");
+  m.def("operation_count", &operation_count, "Disk operations since the process began.");
+  m.def("seal", &seal, py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"),
+        py::arg("space"), py::call_guard<py::gil_scoped_release>());
+  bind_tail(m);
+  bind_segment(m);
+}
+
+}  // namespace pyfeat

@@ -1,0 +1,83 @@
+// The one door to the disk. Everything the store writes goes through here, so that a test can
+// make the n-th operation fail and see what is left.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace pyfeat::store {
+
+// An operation on a path failed; `code` is an errno value.
+class StoreError : public std::runtime_error {
+ public:
+  StoreError(int code, const std::string& what, const std::string& path);
+  int code() const { return code_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  int code_;
+  std::string path_;
+};
+
+// An open file. Closes itself; not copyable. Every method throws StoreError.
+class File {
+ public:
+  static File open_for_reading(const std::string& path);
+  static File open_for_recovery(const std::string& path);  // read and write, must exist
+  static File create(const std::string& path);             // read and write, must not exist
+
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  ~File();
+
+  // Adds bytes at the end. When it throws, some of them may be in the file.
+  void append(const void* data, std::size_t size);
+  void truncate(std::uint64_t size);
+  void sync();
+  std::uint64_t size() const;
+  // Takes the writer's lock without waiting. False: somebody else holds it.
+  bool try_lock();
+  // False once the file was removed or another file took its name.
+  bool still_has_its_name() const;
+  // Gives the open file another name, the one it just got on disk.
+  File renamed(std::string path) && { return File(std::exchange(fd_, -1), std::move(path)); }
+  const std::string& path() const { return path_; }
+  int descriptor() const { return fd_; }
+
+ private:
+  File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  int fd_;
+  std::string path_;
+};
+
+// A read-only mapping of the first `size` bytes of a file. Stays valid after the file is closed
+// or removed.
+class Mapping {
+ public:
+  Mapping() = default;
+  Mapping(const File& file, std::uint64_t size);
+  Mapping(Mapping&& other) noexcept;
+  Mapping& operator=(Mapping&& other) noexcept;
+  ~Mapping();
+  const std::uint8_t* data() const { return data_; }
+  std::uint64_t size() const { return size_; }
+
+ private:
+  const std::uint8_t* data_ = nullptr;
+  std::uint64_t size_ = 0;
+};
+
+void rename_file(const std::string& from, const std::string& to);
+void remove_file(const std::string& path);
+void sync_folder_of(const std::string& path);
+
+// Test seam: the n-th write, sync, rename or removal from now fails with `code` (an append after
+// writing half its bytes), and so does every one after it. n = 0 switches it off.
+void fail_from_operation(std::uint64_t n, int code);
+// Writes, syncs, renames and removals since the process began.
+std::uint64_t operation_count();
+
+}  // namespace pyfeat::store

@@ -1,0 +1,188 @@
+#include "tail.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "crc32c.h"
+
+namespace pyfeat::store {
+namespace {
+
+TailHeader make_header(std::size_t row_bytes, const std::uint8_t* fingerprint) {
+  TailHeader h{};
+  std::memcpy(h.magic, kTailMagic, sizeof h.magic);
+  h.version = kVersion;
+  h.row_bytes = static_cast<std::uint32_t>(row_bytes);
+  std::memcpy(h.fingerprint, fingerprint, kFingerprintBytes);
+  h.crc = crc32c(&h, offsetof(TailHeader, crc));
+  return h;
+}
+
+bool record_is_good(const std::uint8_t* record, std::size_t row_bytes) {
+  std::uint32_t stored;
+  std::memcpy(&stored, record + kKeyBytes + row_bytes, 4);
+  return crc32c(record, kKeyBytes + row_bytes) == stored;
+}
+
+}  // namespace
+
+Tail::Tail(File file, std::size_t row_bytes)
+    : file_(std::move(file)), row_bytes_(row_bytes), end_(sizeof(TailHeader)) {}
+
+std::unique_ptr<Tail> Tail::create(const std::string& path, std::size_t row_bytes,
+                                   const std::uint8_t* fingerprint) {
+  const std::string hidden = path + ".tmp";
+  File file = File::create(hidden);
+  if (!file.try_lock()) throw StoreError(EWOULDBLOCK, "cannot lock a new file", hidden);
+  const TailHeader header = make_header(row_bytes, fingerprint);
+  file.append(&header, sizeof header);
+  rename_file(hidden, path);
+  // The lock belongs to the open file, so it goes with it through the rename.
+  return std::unique_ptr<Tail>(new Tail(std::move(file).renamed(path), row_bytes));
+}
+
+std::unique_ptr<Tail> Tail::open(const std::string& path, std::size_t row_bytes) {
+  std::unique_ptr<Tail> tail(new Tail(File::open_for_reading(path), row_bytes));
+  tail->scan();
+  return tail;
+}
+
+std::unique_ptr<Tail> Tail::adopt(const std::string& path, std::size_t row_bytes) {
+  File file = File::open_for_recovery(path);
+  if (!file.try_lock() || !file.still_has_its_name()) return nullptr;
+  std::unique_ptr<Tail> tail(new Tail(std::move(file), row_bytes));
+  tail->scan();
+  return tail;
+}
+
+void Tail::append(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n) {
+  const std::size_t size = record_bytes(row_bytes_);
+  std::vector<std::uint8_t> records(n * size);
+  for (std::size_t i = 0; i < n; ++i) {
+    std::uint8_t* r = records.data() + i * size;
+    std::memcpy(r, keys + i * kKeyBytes, kKeyBytes);
+    std::memcpy(r + kKeyBytes, rows + i * row_bytes_, row_bytes_);
+    const std::uint32_t crc = crc32c(r, kKeyBytes + row_bytes_);
+    std::memcpy(r + kKeyBytes + row_bytes_, &crc, 4);
+  }
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (broken_) throw StoreError(EIO, "takes no more rows after a failed write", path());
+  try {
+    file_.append(records.data(), records.size());
+  } catch (const StoreError&) {
+    broken_ = true;  // until the half record is gone, the next one would not be where it belongs
+    file_.truncate(end_);
+    broken_ = false;
+    throw;
+  }
+  for (std::size_t i = 0; i < n; ++i)
+    newest_[Key::load(keys + i * kKeyBytes)] = static_cast<std::int64_t>(scanned_ + i);
+  scanned_ += n;
+  end_ += records.size();
+}
+
+void Tail::sync() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (broken_) throw StoreError(EIO, "takes no more rows after a failed write", path());
+  broken_ = true;  // a failed fsync may have dropped dirty pages: nothing after it can be trusted
+  file_.sync();
+  sync_folder_of(path());
+  broken_ = false;
+}
+
+std::size_t Tail::refresh() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  scan();
+  return newest_.size();
+}
+
+void Tail::map_at_least(std::uint64_t size) {
+  if (map_.size() < size) map_ = Mapping(file_, size);
+}
+
+// Reads whole records from `scanned_` on. Bad ones at the very end are looked at again next time:
+// their writer may be in the middle of them.
+void Tail::scan() {
+  const std::uint64_t size = file_.size();
+  const std::size_t record_size = record_bytes(row_bytes_);
+  if (size < sizeof(TailHeader) + record_size) return;
+  const std::size_t n = (size - sizeof(TailHeader)) / record_size;
+  map_at_least(sizeof(TailHeader) + n * record_size);
+  std::size_t good_end = scanned_;
+  for (std::size_t i = scanned_; i < n; ++i) {
+    const std::uint8_t* r = record(static_cast<std::int64_t>(i));
+    if (!record_is_good(r, row_bytes_)) {
+      damaged_.push_back(static_cast<std::int64_t>(i));
+      continue;
+    }
+    newest_[Key::load(r)] = static_cast<std::int64_t>(i);
+    good_end = i + 1;
+  }
+  damaged_at_end_.clear();
+  while (!damaged_.empty() && damaged_.back() >= static_cast<std::int64_t>(good_end)) {
+    damaged_at_end_.push_back(damaged_.back());
+    damaged_.pop_back();
+  }
+  scanned_ = good_end;
+  end_ = sizeof(TailHeader) + scanned_ * record_size;
+}
+
+void Tail::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto found = newest_.find(Key::load(keys + i * kKeyBytes));
+    rows[i] = found == newest_.end() ? -1 : found->second;
+  }
+}
+
+std::vector<std::int64_t> Tail::gather(const std::uint8_t* keys, const std::int64_t* rows,
+                                       const std::int64_t* positions, std::size_t n,
+                                       std::uint8_t* out) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  map_at_least(end_);
+  std::vector<std::int64_t> damaged;
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint8_t* r = record(rows[i]);
+    std::memcpy(out + positions[i] * row_bytes_, r + kKeyBytes, row_bytes_);
+    if (std::memcmp(r, keys + i * kKeyBytes, kKeyBytes) != 0 || !record_is_good(r, row_bytes_))
+      damaged.push_back(static_cast<std::int64_t>(i));
+  }
+  return damaged;
+}
+
+std::vector<std::uint64_t> Tail::damaged_offsets() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  std::vector<std::uint64_t> offsets;
+  for (std::int64_t row : damaged_) offsets.push_back(offset(row));
+  for (std::int64_t row : damaged_at_end_) offsets.push_back(offset(row));
+  std::sort(offsets.begin(), offsets.end());
+  return offsets;
+}
+
+std::vector<std::int64_t> Tail::newest_records() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  std::vector<std::int64_t> records;
+  records.reserve(newest_.size());
+  for (const auto& entry : newest_) records.push_back(entry.second);
+  std::sort(records.begin(), records.end());
+  map_at_least(end_);
+  return records;
+}
+
+std::vector<std::uint8_t> Tail::keys() {
+  const std::vector<std::int64_t> records = newest_records();
+  std::lock_guard<std::mutex> guard(mutex_);
+  std::vector<std::uint8_t> keys(records.size() * kKeyBytes);
+  for (std::size_t i = 0; i < records.size(); ++i)
+    std::memcpy(keys.data() + i * kKeyBytes, record(records[i]), kKeyBytes);
+  return keys;
+}
+
+const std::uint8_t* Tail::record(std::int64_t row) const { return map_.data() + offset(row); }
+
+std::uint64_t Tail::offset(std::int64_t row) const {
+  return sizeof(TailHeader) + static_cast<std::uint64_t>(row) * record_bytes(row_bytes_);
+}
+
+}  // namespace pyfeat::store

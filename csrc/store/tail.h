@@ -1,0 +1,75 @@
+// A writer's own log: rows are appended here first, and sealed into a segment later.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "file.h"
+#include "format.h"
+
+namespace pyfeat::store {
+
+// One tail file. A writer creates it and holds its lock for as long as it lives; readers open it.
+// All methods may be called from any thread. A mapped byte that the disk cannot deliver kills the
+// process with SIGBUS, as with every mapped file.
+class Tail {
+ public:
+  // Makes a locked, empty tail; visible under `path` only when it is both.
+  static std::unique_ptr<Tail> create(const std::string& path, std::size_t row_bytes,
+                                      const std::uint8_t* fingerprint);
+  // Opens an existing tail for reading and scans it.
+  static std::unique_ptr<Tail> open(const std::string& path, std::size_t row_bytes);
+  // Opens a tail whose writer died, with its lock held. Null when the writer lives, or when
+  // somebody else has recovered it meanwhile.
+  static std::unique_ptr<Tail> adopt(const std::string& path, std::size_t row_bytes);
+
+  // Adds `n` records. On error the file is cut back to what it was and StoreError is thrown.
+  void append(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n);
+  // Returns when everything appended is on the disk. After a failure the tail takes no more rows.
+  void sync();
+  // Reads records that were appended since the last scan. Returns how many are known now.
+  std::size_t refresh();
+  // rows[i] = record number of keys[i], the newest one, or -1.
+  void find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows);
+  // Copies record rows[i] to out[positions[i]]. Returns the i whose bytes are damaged.
+  std::vector<std::int64_t> gather(const std::uint8_t* keys, const std::int64_t* rows,
+                                   const std::int64_t* positions, std::size_t n, std::uint8_t* out);
+  // Byte offsets of whole records that fail their CRC.
+  std::vector<std::uint64_t> damaged_offsets();
+  // Keys of all good records, in the order written (key i at 16 * i).
+  std::vector<std::uint8_t> keys();
+  // Numbers of the newest good record of each key, in the order written.
+  std::vector<std::int64_t> newest_records();
+  const std::uint8_t* record(std::int64_t row) const;
+
+  const std::string& path() const { return file_.path(); }
+  std::size_t row_bytes() const { return row_bytes_; }
+  std::uint64_t offset(std::int64_t row) const;
+
+ private:
+  struct KeyHash {
+    std::size_t operator()(const Key& k) const { return k.high; }
+  };
+
+  Tail(File file, std::size_t row_bytes);
+  void scan();
+  void map_at_least(std::uint64_t size);
+
+  File file_;
+  std::size_t row_bytes_;
+  std::uint64_t end_;        // bytes of header and whole records known to be written
+  std::size_t scanned_ = 0;  // records looked at
+  bool broken_ = false;      // a failed sync or cut: what is on disk is not known
+  Mapping map_;
+  std::unordered_map<Key, std::int64_t, KeyHash> newest_;
+  std::vector<std::int64_t> damaged_;
+  std::vector<std::int64_t> damaged_at_end_;  // may still be in the making: looked at again
+  std::mutex mutex_;
+};
+
+}  // namespace pyfeat::store

@@ -1,0 +1,83 @@
+"""Which inputs a job has seen: name, and the key of its row or why it has none.
+
+Rows are found by content, never by name; this list is for people (labels from folders, results
+with paths) and for what was put into quarantine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyfeat._identity import Space, canonical_json
+from pyfeat._model_file import replace_file
+from pyfeat.errors import CorruptStoreError
+from pyfeat.store._layout import ITEMS, create_space, create_store, files, new_id, space_folder
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input of a job.
+
+    Parameters
+    ----------
+    name : str
+        Absolute path of the file.
+    key : bytes of length 16, optional
+        Key of its row; None when it has none.
+    reason : str, optional
+        Why it has no row; None when it has one.
+    """
+
+    name: str
+    key: bytes | None = None
+    reason: str | None = None
+
+
+def write_items(path: str | os.PathLike[str], space: Space, items: Iterable[Item]) -> int:
+    """Add items to a store's list, all or nothing; what the list already says is left out.
+
+    Returns
+    -------
+    n_written : int
+    """
+    root = Path(path)
+    known = {i.name: i for i in read_items(root, space)}
+    fresh = [i for i in items if known.get(i.name) != i]
+    if not fresh:
+        return 0
+    create_store(root)
+    folder = create_space(root, space)
+    lines = (
+        canonical_json(
+            {"name": i.name, "key": i.key.hex()}
+            if i.key is not None
+            else {"name": i.name, "reason": i.reason}
+        )
+        for i in fresh
+    )
+    replace_file(folder / f"{new_id()}{ITEMS}", ("\n".join(lines) + "\n").encode())
+    return len(fresh)
+
+
+def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
+    """Return what is known of every input, the latest word on each, in order of name.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a line of a list is not what `write_items` writes.
+    """
+    known: dict[str, Item] = {}
+    for file in reversed(files(space_folder(Path(path), space), ITEMS)):
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            try:
+                value = json.loads(line)
+                key = bytes.fromhex(value["key"]) if "key" in value else None
+                known[value["name"]] = Item(value["name"], key, value.get("reason"))
+            except (ValueError, KeyError, TypeError) as error:
+                raise CorruptStoreError(f"{file}, line {number}: {error}") from None
+    return [known[name] for name in sorted(known)]

@@ -1,0 +1,100 @@
+"""Names of the folders and files of a store. docs/store_format.md says what is in them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from pathlib import Path
+
+from pyfeat._identity import Space, canonical_json
+from pyfeat._model_file import replace_file
+from pyfeat.errors import CorruptStoreError, StoreError
+
+FORMAT = "pyfeat-store"
+VERSION = 1
+MARKER = "pyfeat-store.json"
+SPACE = "space.json"
+SEGMENT = ".safetensors"
+TAIL = ".tail"
+ITEMS = ".items.jsonl"
+TEMPORARY = ".tmp"
+
+SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16"}
+
+
+def new_id() -> str:
+    """Return a name for a new tail. Names sort by the time they were made."""
+    return f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+
+def check_store(root: Path) -> None:
+    """Raise `StoreError` unless `root` is a store this version can read."""
+    marker = root / MARKER
+    if not marker.is_file():
+        raise StoreError(f"path must be a feature store, got {str(root)!r}: it has no {MARKER}")
+    try:
+        value = json.loads(marker.read_text())
+        form, version = value["format"], value["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptStoreError(f"{marker}: not the marker of a store ({error})") from None
+    if form != FORMAT or version != VERSION:
+        raise StoreError(f"{marker}: must be {FORMAT} version {VERSION}, got {form} {version}")
+
+
+def create_store(root: Path) -> None:
+    """Make `root` a store if it is an empty or missing folder; leave an existing store alone."""
+    marker = root / MARKER
+    if not marker.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        # Two writers may begin at once: what the other one has made by now is not foreign.
+        if any(p.name != "spaces" and not p.name.endswith(TEMPORARY) for p in root.iterdir()) and (
+            not marker.exists()
+        ):
+            raise StoreError(
+                f"path must be a feature store or an empty folder, got {str(root)!r}: "
+                f"it holds other files"
+            )
+        replace_file(marker, canonical_json({"format": FORMAT, "version": VERSION}).encode())
+    check_store(root)
+
+
+def space_folder(root: Path, space: Space) -> Path:
+    """Return the folder that holds the rows of one space."""
+    return root / "spaces" / space.fingerprint[:32]
+
+
+def create_space(root: Path, space: Space) -> Path:
+    """Make the folder of a space and return it."""
+    folder = space_folder(root, space)
+    if not (folder / SPACE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / SPACE, space.to_json().encode())
+    return folder
+
+
+def read_spaces(root: Path) -> list[Space]:
+    """Return every space of a store, in order of fingerprint."""
+    spaces = []
+    for folder in sorted((root / "spaces").glob("*")):
+        path = folder / SPACE
+        if not path.is_file():
+            continue  # its writer died before it had written a row
+        try:
+            space = Space.from_json(path.read_text())
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptStoreError(f"{path}: not the description of a space ({error})") from None
+        if space.fingerprint[:32] != folder.name:
+            raise CorruptStoreError(
+                f"{path}: its fingerprint is {space.fingerprint[:32]}, "
+                f"not the name of its folder: the file was changed"
+            )
+        spaces.append(space)
+    return spaces
+
+
+def files(folder: Path, suffix: str) -> list[Path]:
+    """Return the files of one kind, newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.name.endswith(suffix)), reverse=True)

@@ -1,0 +1,94 @@
+"""Open sealed segments: the header is read here, the bytes are mapped natively."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyfeat._core import Segment
+from pyfeat._identity import KEY_BYTES, Space
+from pyfeat.errors import CorruptStoreError
+from pyfeat.store._layout import SAFETENSORS_DTYPE
+
+MAX_HEADER = 1 << 20
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the JSON header of a safetensors file and the offset where its tensors begin.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the file does not begin with a safetensors header.
+    """
+    with path.open("rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+        if not 2 <= length <= MAX_HEADER:
+            raise CorruptStoreError(f"{path}, byte 0: {length} is no length of a segment's header")
+        text = f.read(length)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise CorruptStoreError(f"{path}, byte 8: the header is not JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise CorruptStoreError(f"{path}, byte 8: the header is no JSON object")
+    return header, 8 + length
+
+
+def expected_header(n: int, space: Space) -> dict[str, Any]:
+    """Return dtype, shape and offsets that the tensors of a segment of `n` rows must have."""
+    row_bytes = space.dim * np.dtype(space.dtype).itemsize
+    shapes = {
+        "keys": ("U8", [n, KEY_BYTES], n * KEY_BYTES),
+        "order": ("U64", [n], n * 8),
+        "crcs": ("U32", [n], n * 4),
+        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * row_bytes),
+    }
+    header, begin = {}, 0
+    for name, (dtype, shape, size) in shapes.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
+        begin += size
+    return header
+
+
+def open_segment(path: Path, space: Space) -> tuple[Segment, int]:
+    """Map a segment of `space`; return it and its number of rows.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the header is not that of a segment of this space.
+    StoreError
+        If the file cannot be opened, or is shorter than its header says.
+    """
+    header, begin = read_header(path)
+    metadata = header.pop("__metadata__", None)
+    wanted = {"format": "pyfeat-segment", "version": "1", "space": space.fingerprint}
+    if not isinstance(metadata, dict) or wanted.items() - metadata.items():
+        raise CorruptStoreError(f"{path}, byte 8: the header must hold {wanted}, got {metadata}")
+    try:
+        n = int(header["order"]["shape"][0])
+    except (KeyError, TypeError, IndexError, ValueError):
+        raise CorruptStoreError(f"{path}, byte 8: the header has no tensor `order`") from None
+    if header != expected_header(n, space):
+        raise CorruptStoreError(f"{path}, byte 8: the header does not fit the space of its folder")
+    row_bytes = space.dim * np.dtype(space.dtype).itemsize
+    offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
+    return Segment(str(path), n, row_bytes, **offsets), n
+
+
+def damaged_offsets(path: Path, segment: Segment) -> list[tuple[int, str]]:
+    """Return (offset, what) of everything in a segment that fails its checksum."""
+    header, begin = read_header(path)
+    found = []
+    for name in ("keys", "order", "crcs"):
+        first, last = header[name]["data_offsets"]
+        crc = f"{segment.crc_of(begin + first, last - first):08x}"
+        if crc != header["__metadata__"].get(f"crc32c_{name}"):
+            found.append((begin + first, f"the checksum of tensor `{name}` does not fit"))
+    for row in segment.damaged_rows():
+        found.append((segment.offset(row), f"row {row} fails its checksum"))
+    return found

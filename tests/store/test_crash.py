@@ -1,0 +1,278 @@
+"""What is left after a crash, a full disk or a flipped bit.
+
+Every test asks the same: is each acknowledged row there and right, and is damage named?
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyfeat import FeatureStore, Space
+from pyfeat import _core as core
+from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
+from pyfeat.store import verify
+
+from .conftest import DIM, some_keys, some_rows
+
+N = 3
+HEADER = 64
+RECORD = 16 + 4 * DIM + 4
+
+
+@pytest.fixture
+def dead_writer(tmp_path: Path, space: Space) -> Path:
+    """A store as a killed writer leaves it: three flushed rows in a tail nobody holds."""
+    writer = FeatureStore(tmp_path / "alive", space)
+    writer.put(some_keys(N), some_rows(N))
+    writer.flush()
+    shutil.copytree(tmp_path / "alive", tmp_path / "dead")
+    return tmp_path / "dead"
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, space: Space) -> Path:
+    with FeatureStore(tmp_path / "sealed", space) as store:
+        store.put(some_keys(N), some_rows(N))
+    return tmp_path / "sealed"
+
+
+def only_file(root: Path, suffix: str) -> Path:
+    (path,) = root.glob(f"spaces/*/*{suffix}")
+    return path
+
+
+def intact_rows(root: Path, mode: str = "a") -> list[int]:
+    """Return which of the N rows are there, after checking that those are right."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StoreWarning)
+        store = FeatureStore(root, mode=mode)
+        rows, intact = store.get_intact(some_keys(N))
+    np.testing.assert_array_equal(rows[intact], some_rows(N)[intact])
+    return np.flatnonzero(intact).tolist()
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_tail_cut_at_any_byte_keeps_every_whole_row(dead_writer: Path, mode: str) -> None:
+    content = only_file(dead_writer, ".tail").read_bytes()
+    assert len(content) == HEADER + N * RECORD
+    for size in range(len(content) + 1):
+        copy = dead_writer.parent / "copy"
+        shutil.copytree(dead_writer, copy)
+        only_file(copy, ".tail").write_bytes(content[:size])
+        whole = max(0, size - HEADER) // RECORD
+        assert intact_rows(copy, mode) == list(range(whole)), f"cut at {size}"
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_flipped_byte_in_tail_costs_only_its_row(dead_writer: Path, mode: str) -> None:
+    content = bytearray(only_file(dead_writer, ".tail").read_bytes())
+    for offset in range(len(content)):
+        copy = dead_writer.parent / "copy"
+        shutil.copytree(dead_writer, copy)
+        content[offset] ^= 0xFF
+        only_file(copy, ".tail").write_bytes(content)
+        content[offset] ^= 0xFF
+        lost = [(offset - HEADER) // RECORD] if offset >= HEADER else []
+        kept = [i for i in range(N) if i not in lost]
+        assert intact_rows(copy, mode) == kept, f"flipped {offset}"
+        shutil.rmtree(copy)
+
+
+def test_flipped_byte_in_tail_is_named_with_its_offset(dead_writer: Path) -> None:
+    tail = only_file(dead_writer, ".tail")
+    content = bytearray(tail.read_bytes())
+    content[HEADER + RECORD + 20] ^= 1
+    tail.write_bytes(content)
+    with pytest.warns(StoreWarning, match=f"{tail.name}, byte {HEADER + RECORD}: "):
+        FeatureStore(dead_writer)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0xFF])
+def test_flipped_byte_in_segment_never_gives_a_wrong_row(sealed: Path, flip: int) -> None:
+    path = only_file(sealed, ".safetensors")
+    content = bytearray(path.read_bytes())
+    for offset in range(len(content)):
+        content[offset] ^= flip
+        path.write_bytes(content)
+        content[offset] ^= flip
+        try:
+            intact_rows(sealed, "r")
+        except (CorruptStoreError, StoreError) as error:
+            assert str(path) in str(error), f"flipped {offset}"  # noqa: PT017  both ends are right
+
+
+@pytest.mark.parametrize("flip", [0x01, 0xFF])
+def test_verify_finds_every_flipped_byte_of_a_segment(sealed: Path, flip: int) -> None:
+    path = only_file(sealed, ".safetensors")
+    content = bytearray(path.read_bytes())
+    for offset in range(len(content)):
+        content[offset] ^= flip
+        path.write_bytes(content)
+        content[offset] ^= flip
+        assert verify(sealed), f"flipped {offset}"
+
+
+def test_flipped_byte_of_a_row_costs_only_that_row(sealed: Path) -> None:
+    path = only_file(sealed, ".safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert intact_rows(sealed, "r") == [0, 1]
+
+
+def test_get_of_damaged_row_names_file_and_offset(sealed: Path) -> None:
+    path = only_file(sealed, ".safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    offset = len(content) - 4 * DIM
+    with pytest.raises(CorruptStoreError, match=f"{path}, byte {offset}: the row fails"):
+        FeatureStore(sealed, mode="r").get(some_keys(N))
+
+
+def test_damaged_row_put_again_is_whole_again(sealed: Path) -> None:
+    path = only_file(sealed, ".safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with FeatureStore(sealed) as store:
+        store.put(some_keys(N)[2:], some_rows(N)[2:])
+    assert intact_rows(sealed, "r") == [0, 1, 2]
+
+
+def test_verify_of_untouched_store_is_empty(sealed: Path, dead_writer: Path) -> None:
+    assert verify(sealed) == []
+    assert verify(dead_writer) == []
+
+
+def test_cut_segment_is_named(sealed: Path) -> None:
+    path = only_file(sealed, ".safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StoreError, match="is shorter than its header says"):
+        FeatureStore(sealed, mode="r")
+
+
+def write_and_count_acknowledged(root: Path, space: Space) -> int:
+    """Put N batches of one row with a flush after each; return how many flushes came back."""
+    acknowledged = 0
+    try:
+        with FeatureStore(root, space, segment_bytes=4 * DIM * 2) as store:
+            for i in range(N):
+                store.put(some_keys(N)[i : i + 1], some_rows(N)[i : i + 1])
+                store.flush()
+                acknowledged += 1
+    except StoreError as error:
+        assert error.errno == errno.ENOSPC  # noqa: PT017  only the injected failure is expected
+    return acknowledged
+
+
+def test_disk_that_fails_at_any_operation_loses_no_acknowledged_row(
+    tmp_path: Path, space: Space
+) -> None:
+    before = core.operation_count()
+    assert write_and_count_acknowledged(tmp_path / "all", space) == N
+    operations = core.operation_count() - before
+    assert operations > 3 * N
+    for n in range(1, operations + 1):
+        root = tmp_path / f"fail{n}"
+        core.fail_from_operation(n, errno.ENOSPC)
+        try:
+            acknowledged = write_and_count_acknowledged(root, space)
+        finally:
+            core.fail_from_operation(0, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", StoreWarning)
+            store = FeatureStore(root, space)
+        kept = store.contains(some_keys(N))
+        assert kept[:acknowledged].all(), f"failure at operation {n}"
+        np.testing.assert_array_equal(
+            store.get(some_keys(N)[kept]), some_rows(N)[kept], err_msg=f"operation {n}"
+        )
+        assert verify(root) == []
+
+
+def test_put_that_failed_halfway_leaves_room_for_the_next(tmp_path: Path, space: Space) -> None:
+    store = FeatureStore(tmp_path, space)
+    store.put(some_keys(1), some_rows(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HEADER + RECORD + RECORD // 2, hard))
+    try:
+        with pytest.raises(StoreError, match="cannot write"):
+            store.put(some_keys(2, 7), some_rows(2, 7))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store.put(some_keys(2, 8), some_rows(2, 8))
+    store.close()
+    keys = np.concatenate([some_keys(1), some_keys(2, 8)])
+    rows = np.concatenate([some_rows(1), some_rows(2, 8)])
+    np.testing.assert_array_equal(FeatureStore(tmp_path, mode="r").get(keys), rows)
+
+
+def test_half_sealed_segment_is_sealed_again(dead_writer: Path) -> None:
+    tail = only_file(dead_writer, ".tail")
+    hidden = tail.with_suffix(".safetensors.tmp")
+    hidden.write_bytes(b"half of a segment")
+    assert intact_rows(dead_writer) == [0, 1, 2]
+    assert not hidden.exists()
+
+
+def test_tail_that_was_sealed_but_not_removed_does_no_harm(dead_writer: Path) -> None:
+    tail = only_file(dead_writer, ".tail")
+    content = tail.read_bytes()
+    FeatureStore(dead_writer).close()
+    tail.write_bytes(content)
+    store = FeatureStore(dead_writer)
+    assert len(store) == N
+    assert not tail.exists()
+
+
+def test_tail_of_a_living_writer_is_left_alone(tmp_path: Path, space: Space) -> None:
+    with FeatureStore(tmp_path, space) as writer:
+        writer.put(some_keys(1), some_rows(1))
+        FeatureStore(tmp_path, space).close()
+        writer.put(some_keys(1, 2), some_rows(1, 2))
+    assert len(FeatureStore(tmp_path, mode="r")) == 2
+
+
+WRITER = """
+import sys, numpy as np
+from pyfeat import FeatureStore, Space
+rng = np.random.default_rng(0)
+store = FeatureStore(sys.argv[1], Space(3), segment_bytes=4096)
+while True:
+    keys = rng.integers(0, 256, (5, 16), dtype=np.uint8)
+    rows = keys[:, :3].astype(np.float32)
+    store.put(keys, rows)
+    store.flush()
+    print(keys.tobytes().hex(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 2, 17, 60, 150])
+def test_killed_writer_loses_no_acknowledged_row(tmp_path: Path, lines: int) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    acknowledged = [child.stdout.readline().strip() for _ in range(lines)]
+    os.kill(child.pid, signal.SIGKILL)
+    rest = child.stdout.read().splitlines()
+    child.wait()
+    child.stdout.close()
+    whole = [h for h in [*acknowledged, *rest] if len(h) == 5 * 32]
+    keys = np.frombuffer(bytes.fromhex("".join(whole)), np.uint8).reshape(-1, 16)
+    store = FeatureStore(tmp_path)
+    np.testing.assert_array_equal(store.get(keys), keys[:, :3].astype(np.float32))
+    assert verify(tmp_path) == []
