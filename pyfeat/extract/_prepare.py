@@ -1,0 +1,110 @@
+"""From inputs to tensors, on threads, a little ahead of the backbone."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from pyfeat._config import num_threads
+from pyfeat.errors import InputError
+from pyfeat.extract._inputs import Input, key_of
+from pyfeat.ops import Preprocessing, preprocess
+
+Status = Literal["ready", "stored", "repeated", "bad"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One input on its way.
+
+    Parameters
+    ----------
+    position : int
+        Position in the input.
+    status : {"ready", "stored", "repeated", "bad"}
+        Whether it has a tensor, a row in the store already, the same content as one on its way, or
+        cannot be read.
+    key : bytes, optional
+        Key of its content; None without a store or when it could not be read.
+    tensor : Tensor of shape (3, crop, crop), optional
+    reason : str
+        Why it is bad.
+    """
+
+    position: int
+    status: Status
+    key: bytes | None = None
+    tensor: Tensor | None = None
+    reason: str = ""
+
+
+class Preparer:
+    """Read, identify, decode and preprocess inputs; what is known already is not decoded.
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+    is_stored : callable, optional
+        Tells whether the row of a key is in the store. None: there is no store, no key is taken.
+    """
+
+    def __init__(
+        self, preprocessing: Preprocessing, is_stored: Callable[[bytes], bool] | None
+    ) -> None:
+        self._preprocessing = preprocessing
+        self._is_stored = is_stored
+        self._on_their_way: set[bytes] = set()
+        self._lock = threading.Lock()
+
+    def arrived(self, key: bytes) -> None:
+        """Note that the row of a key is in the store now."""
+        with self._lock:
+            self._on_their_way.discard(key)
+
+    def prepare(self, position: int, item: Input) -> Prepared:
+        """Return one input as far as it needs to go. Never raises for a bad input."""
+        key = None
+        try:
+            content = item.content()
+            if self._is_stored is not None:
+                key = key_of(content)
+                if not self._claim(key):
+                    return Prepared(position, "repeated", key)
+                if self._is_stored(key):
+                    self.arrived(key)
+                    return Prepared(position, "stored", key)
+            tensor = preprocess(item.pixels(content), self._preprocessing)
+        except InputError as error:
+            if key is not None:
+                self.arrived(key)
+            return Prepared(position, "bad", reason=error.reason)
+        return Prepared(position, "ready", key, tensor)
+
+    def _claim(self, key: bytes) -> bool:
+        with self._lock:
+            if key in self._on_their_way:
+                return False
+            self._on_their_way.add(key)
+            return True
+
+
+def prepare_all(preparer: Preparer, inputs: Iterable[Input], ahead: int) -> Iterator[Prepared]:
+    """Yield every input in order while the next `ahead` are being prepared on threads."""
+    waiting: deque[Future[Prepared]] = deque()
+    with ThreadPoolExecutor(num_threads(), thread_name_prefix="pyfeat-decode") as pool:
+        try:
+            for position, item in enumerate(inputs):
+                waiting.append(pool.submit(preparer.prepare, position, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

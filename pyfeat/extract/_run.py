@@ -1,0 +1,142 @@
+"""One pass over inputs: what is stored is skipped, what is computed is stored, nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyfeat._identity import Space
+from pyfeat.backbones import Backbone
+from pyfeat.extract._batches import Batches
+from pyfeat.extract._inputs import Input
+from pyfeat.extract._prepare import Prepared, Preparer, prepare_all
+from pyfeat.store import FeatureStore
+
+FLUSH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one input.
+
+    Parameters
+    ----------
+    position : int
+        Position in the input.
+    status : {"computed", "stored", "repeated", "bad"}
+        Row computed now; in the store before; same content as another input of this call; or no
+        row, for a reason.
+    key : bytes, optional
+        Key of the row in the store.
+    row : ndarray of shape (dim,), optional
+        The row, when it was computed now.
+    reason : str
+        Why there is no row.
+    """
+
+    position: int
+    status: Literal["computed", "stored", "repeated", "bad"]
+    key: bytes | None = None
+    row: NDArray[Any] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run: batch size ("auto" or a number) and whether bits must not depend on it."""
+
+    batch_size: int | str = "auto"
+    deterministic: bool = False
+
+
+def row_space(backbone: Backbone, dtype: str, deterministic: bool) -> Space:
+    """Return the identity of the rows a backbone gives.
+
+    Rows of deterministic runs are a space of their own: they promise equal bits, which rows from
+    batches of any size cannot keep.
+    """
+    parts = {**backbone.parts, **({"deterministic": True} if deterministic else {})}
+    return Space(backbone.dim, dtype, parts)
+
+
+def run(
+    inputs: Sequence[Input], backbone: Backbone, store: FeatureStore | None, options: RunOptions
+) -> Iterator[Outcome]:
+    """Yield what becomes of every input, in no particular order.
+
+    Rows are put into the store as they are computed and flushed every five seconds; closing this
+    generator early, or an exception in it, keeps everything computed so far.
+
+    Parameters
+    ----------
+    inputs : sequence of Input
+    backbone : Backbone
+    store : FeatureStore or None
+        Open for writing, of the space of the rows.
+    options : RunOptions
+
+    Yields
+    ------
+    outcome : Outcome
+        One for each input.
+    """
+    batches = Batches(backbone, backbone.device, options.batch_size, options.deterministic)
+    is_stored = None if store is None else (lambda key: bool(store.contains([key])[0]))
+    preparer = Preparer(backbone.preprocessing, is_stored)
+    ahead = 2 * batches.size
+    repeated: list[Prepared] = []
+    bad: dict[int, str] = {}
+    ready: list[Prepared] = []
+    flushed = time.monotonic()
+    for p in prepare_all(preparer, inputs, ahead):
+        if p.status == "ready":
+            ready.append(p)
+            if len(ready) < batches.size:
+                continue
+            yield from _compute(ready, batches, store, preparer)
+            ready = []
+            if store is not None and time.monotonic() - flushed > FLUSH_SECONDS:
+                store.flush()
+                flushed = time.monotonic()
+        elif p.status == "repeated":
+            repeated.append(p)
+        elif p.status == "stored":
+            yield Outcome(p.position, "stored", p.key)
+        else:
+            bad[p.position] = p.reason
+            yield Outcome(p.position, "bad", reason=p.reason)
+    if ready:
+        yield from _compute(ready, batches, store, preparer)
+    if store is not None:
+        store.flush()
+    for p in repeated:
+        yield _repeat(p, inputs[p.position], store, preparer)
+
+
+def _compute(
+    ready: Sequence[Prepared], batches: Batches, store: FeatureStore | None, preparer: Preparer
+) -> Iterator[Outcome]:
+    rows = batches([p.tensor for p in ready if p.tensor is not None])
+    if store is not None:
+        rows = rows.astype(store.space.dtype)
+        store.put([p.key for p in ready if p.key is not None], rows)
+        for p in ready:
+            if p.key is not None:
+                preparer.arrived(p.key)
+    for p, row in zip(ready, rows, strict=True):
+        yield Outcome(p.position, "computed", p.key, row)
+
+
+def _repeat(
+    p: Prepared, item: Input, store: FeatureStore | None, preparer: Preparer
+) -> Outcome:
+    """Settle an input whose twin was on its way: it has the twin's row, or the twin's fault."""
+    if store is not None and p.key is not None and store.contains([p.key])[0]:
+        return Outcome(p.position, "repeated", p.key)
+    again = preparer.prepare(p.position, item)
+    return Outcome(p.position, "bad", reason=again.reason or "changed while it was being read")

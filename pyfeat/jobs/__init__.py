@@ -1,0 +1,26 @@
+"""Long runs: from files to a store, a model, predictions."""
+
+from pyfeat.jobs._collect import collect
+from pyfeat.jobs._extract import ExtractSummary, Quarantined, extract
+from pyfeat.jobs._fit import FitSummary, choose_space, fit
+from pyfeat.jobs._index import Neighbour, build_index, search_index
+from pyfeat.jobs._predict import Prediction, PredictSummary, predict
+from pyfeat.jobs._quickstart import QuickstartReport, quickstart
+
+__all__ = [
+    "ExtractSummary",
+    "FitSummary",
+    "Neighbour",
+    "PredictSummary",
+    "Prediction",
+    "Quarantined",
+    "QuickstartReport",
+    "build_index",
+    "choose_space",
+    "collect",
+    "extract",
+    "fit",
+    "predict",
+    "quickstart",
+    "search_index",
+]

@@ -1,0 +1,140 @@
+"""From what people type (folders, globs, files, lists) to a list of paths."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .gif .bmp .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .tga "
+    ".ico".split()
+)
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".parquet"})
+
+
+def collect(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, column: str | None = None
+) -> list[str]:
+    """Return the absolute paths that inputs stand for, each once, in a fixed order.
+
+    Parameters
+    ----------
+    inputs : path-like or sequence of path-like
+        Folders (searched recursively for images), globs, image files, and lists of paths: `.txt`
+        (one a line), `.csv`, `.tsv`, `.parquet`. Paths in a list are taken from the current folder.
+    column : str, optional
+        Column of a table that holds the paths; by default "path" if there is one, else the first.
+
+    Returns
+    -------
+    paths : list of str
+        Not checked to be readable: what cannot be read is the business of the job.
+
+    Raises
+    ------
+    ValueError
+        If an input is not there, a glob matches nothing, nothing is found at all, or a list has no
+        such column.
+    """
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = [inputs]
+    found: dict[str, None] = {}
+    for item in inputs:
+        for path in _expand(os.fspath(item), column):
+            found[os.path.abspath(path)] = None  # noqa: PTH100  symlinks stay as they are
+    if not found:
+        raise ValueError(f"inputs must name at least one image, got {[os.fspath(i) for i in inputs]}")
+    return list(found)
+
+
+def _expand(item: str, column: str | None) -> Iterable[str]:
+    path = Path(item)
+    if path.is_dir():
+        return _images_below(path)
+    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        return _listed(path, column)
+    if os.path.lexists(item):
+        return [item]
+    if glob.has_magic(item):
+        matches = sorted(glob.glob(item, recursive=True))
+        if not matches:
+            raise ValueError(f"inputs must match something, got the glob {item!r}: no match")
+        return [p for match in matches for p in _expand(match, column)]
+    raise ValueError(f"inputs must exist, got {item!r}: no such file or folder")
+
+
+def _images_below(folder: Path) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        # A folder with the name of an image is most likely a mistake: the job names it.
+        for name in sorted([*names, *folders]):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield str(Path(parent, name))
+
+
+def _listed(path: Path, column: str | None) -> list[str]:
+    if path.suffix.lower() == ".txt":
+        lines = path.read_text().splitlines()
+        return [line.strip() for line in lines if line.strip()]
+    header, rows = _table(path)
+    name = column if column is not None else ("path" if "path" in header else header[0])
+    if name not in header:
+        raise ValueError(f"column must be one of {header}, got {name!r} for {str(path)!r}")
+    index = header.index(name)
+    return [row[index] for row in rows if row[index]]
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a CSV, TSV or parquet file, as text."""
+    if path.suffix.lower() == ".parquet":
+        return _parquet(path)
+    with path.open(newline="") as f:
+        rows = list(csv.reader(f, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    if not rows:
+        raise ValueError(f"inputs must not be empty, got the table {str(path)!r}")
+    width = len(rows[0])
+    for number, row in enumerate(rows, 1):
+        if row and len(row) != width:
+            raise ValueError(f"{path}, line {number}: must have {width} fields, got {len(row)}")
+    return rows[0], [row for row in rows[1:] if row]
+
+
+def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise ImportError("parquet lists need pyarrow: pip install pyarrow") from None
+    table = pq.read_table(path)
+    columns = [[str(v) for v in table.column(name).to_pylist()] for name in table.column_names]
+    return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
+
+
+def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return label by absolute path from a CSV, TSV or parquet file.
+
+    Parameters
+    ----------
+    path : path-like
+        Table with columns "path" and "label", or else its first two columns.
+
+    Returns
+    -------
+    labels : dict of str to str
+
+    Raises
+    ------
+    ValueError
+        If the file is not there or has fewer than two columns.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ValueError(f"labels must be 'folder' or a table, got {str(source)!r}: no such file")
+    header, rows = _table(source)
+    if len(header) < 2:
+        raise ValueError(f"labels must have two columns, path and label, got {header}")
+    p = header.index("path") if "path" in header else 0
+    q = header.index("label") if "label" in header else 1
+    return {os.path.abspath(row[p]): row[q] for row in rows}  # noqa: PTH100

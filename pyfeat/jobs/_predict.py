@@ -1,0 +1,145 @@
+"""From a model file and images to labels."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pyfeat._identity import Space, check_same_space
+from pyfeat.extract import FeatureExtractor
+from pyfeat.heads import LogisticHead
+from pyfeat.jobs._collect import collect
+from pyfeat.jobs._extract import ExtractSummary, Inputs, extract
+from pyfeat.ops import Preprocessing
+from pyfeat.store import FeatureStore, read_items
+
+BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Label of one image.
+
+    Parameters
+    ----------
+    path : str
+    label : str
+    probability : float
+        That the head gives to this label.
+    """
+
+    path: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class PredictSummary:
+    """Labels, and the images that could not be read.
+
+    Parameters
+    ----------
+    predictions : list of Prediction
+    extraction : ExtractSummary
+    """
+
+    predictions: list[Prediction]
+    extraction: ExtractSummary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON values."""
+        return asdict(self)
+
+
+def extractor_of(space: Space) -> FeatureExtractor:
+    """Return the extractor whose rows are of a space.
+
+    Raises
+    ------
+    ValueError
+        If the backbone was a module, which no file can bring back.
+    SpaceError
+        If the backbone of that name gives other rows today (other weights, another version).
+    """
+    parts = space.parts
+    if parts.get("source") in (None, "module"):
+        raise ValueError(
+            "the model must come from a backbone with a name, got one from a module: "
+            "compute the rows with FeatureExtractor and call LogisticHead.predict"
+        )
+    extractor = FeatureExtractor(
+        parts["name"],
+        preprocessing=Preprocessing.from_parts(parts["preprocessing"]),
+        dtype=space.dtype,
+        deterministic=bool(parts.get("deterministic", False)),
+    )
+    check_same_space(space, extractor.get_space(), "the backbone")
+    return extractor
+
+
+def predict(
+    model: str | os.PathLike[str],
+    inputs: Inputs,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    column: str | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> PredictSummary:
+    """Label images with a model that `fit` wrote.
+
+    Parameters
+    ----------
+    model : path-like
+        File of the model.
+    inputs : path-like or sequence of path-like
+        As for `extract`.
+    store : path-like, optional
+        Store whose rows are used, and to which new ones are added.
+    column : str, optional
+        Column of a list that holds the paths.
+    progress : bool or callable, default=False
+
+    Returns
+    -------
+    summary : PredictSummary
+
+    Raises
+    ------
+    ValueError
+        If the model or the inputs are not there.
+    SpaceError
+        If today's backbone gives rows of another space than the model was trained on.
+    """
+    head = LogisticHead.load(model)
+    if head.space_ is None:
+        raise ValueError(f"model must know its space, got {os.fspath(model)!r} trained on an array")
+    extractor = extractor_of(head.space_)
+    paths = collect(inputs, column=column)
+    with _folder(store) as folder:
+        summary = extract(paths, folder, extractor, progress=progress)
+        keys = {i.name: i.key for i in read_items(folder, head.space_)}
+        read = [(p, k) for p in paths if (k := keys.get(p)) is not None]
+        view = FeatureStore(folder, head.space_, mode="r").view([k for _, k in read])
+        predictions = []
+        for start in range(0, len(read), BLOCK):
+            part = np.arange(start, min(start + BLOCK, len(read)))
+            probability = head.predict_proba(view.take(part))
+            best = probability.argmax(axis=1)
+            for i, b, p in zip(part, best, probability, strict=True):
+                predictions.append(Prediction(read[i][0], str(head.classes_[b]), float(p[b])))
+    return PredictSummary(predictions, summary)
+
+
+@contextmanager
+def _folder(store: str | os.PathLike[str] | None) -> Iterator[str]:
+    if store is not None:
+        yield os.fspath(store)
+        return
+    with tempfile.TemporaryDirectory(prefix="pyfeat-") as folder:
+        yield folder
