@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("isas", &pyfeat::supported_isas, "Instruction sets this CPU can run, best first.");
   m.def("isa", [] { return pyfeat::kernels().isa; }, "The instruction set in use.");
   m.def("set_isa", &pyfeat::set_isa, py::arg("name"), "Force one instruction set.");
+  pyfeat::bind_ops(m);
   pyfeat::bind_store(m);
 }

@@ -4,5 +4,6 @@
 #include <pybind11/pybind11.h>
 
 namespace pyfeat {
+void bind_ops(pybind11::module_& m);
 void bind_store(pybind11::module_& m);
 }  // namespace pyfeat

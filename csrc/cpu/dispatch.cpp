@@ -6,7 +6,7 @@
 namespace pyfeat {
 namespace {
 
-#define PYFEAT_TABLE(isa) {#isa}
+#define PYFEAT_TABLE(isa) {#isa, isa::preprocess}
 
 struct Level {
   Kernels table;

@@ -10,6 +10,7 @@ namespace pyfeat {
 
 struct Kernels {
   const char* isa;
+  decltype(&generic::preprocess) preprocess;
 };
 
 // The table in use. Read at every call, so that `set_isa` takes effect at once.

@@ -1,0 +1,37 @@
+// Weights of an antialiased resize in one direction, as integers in units of 2^-22.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+
+namespace pyfeat {
+
+// What one direction of resize and crop is: `count` outputs from number `first` on, out of `n_out`
+// that `n_in` source positions are resized to. Requires n_in >= 1 and 0 <= first <= n_out - count.
+struct Direction {
+  std::int64_t n_in;
+  std::int64_t n_out;
+  std::int64_t first;
+  int count;
+};
+
+enum class Filter { kBilinear, kBicubic };
+
+// Owns the arrays that `taps()` points to. Source positions outside [source, source + length) have
+// no weight; `starts` count from `source`, and no window of 2 * pairs taps ends later than one tap
+// past the end of that range.
+struct ResizeWeights {
+  ResizeWeights(const Direction& direction, Filter filter);
+  Taps taps() const { return {count, pairs, starts.data(), weights.data()}; }
+
+  int count;
+  int pairs;
+  int source;
+  int length;
+  std::vector<std::int32_t> starts;
+  std::vector<std::int32_t> weights;
+};
+
+}  // namespace pyfeat
