@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_of(progress: bool | Callable[[int, int], None], total: int) -> Iterator[Callable[[], None]]:
+def progress_of(
+    progress: bool | Callable[[int, int], None], total: int
+) -> Iterator[Callable[[], None]]:
     """Give a function to be called once for each item that is done.
 
     Parameters

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pyfeat._identity import Space
@@ -132,9 +131,7 @@ def _compute(
         yield Outcome(p.position, "computed", p.key, row)
 
 
-def _repeat(
-    p: Prepared, item: Input, store: FeatureStore | None, preparer: Preparer
-) -> Outcome:
+def _repeat(p: Prepared, item: Input, store: FeatureStore | None, preparer: Preparer) -> Outcome:
     """Settle an input whose twin was on its way: it has the twin's row, or the twin's fault."""
     if store is not None and p.key is not None and store.contains([p.key])[0]:
         return Outcome(p.position, "repeated", p.key)

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .bmp .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .tga "
-    ".ico".split()
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico"]
 )
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".parquet"})
 
@@ -46,7 +45,9 @@ def collect(
         for path in _expand(os.fspath(item), column):
             found[os.path.abspath(path)] = None  # noqa: PTH100  symlinks stay as they are
     if not found:
-        raise ValueError(f"inputs must name at least one image, got {[os.fspath(i) for i in inputs]}")
+        raise ValueError(
+            f"inputs must name at least one image, got {[os.fspath(i) for i in inputs]}"
+        )
     return list(found)
 
 

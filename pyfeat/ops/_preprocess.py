@@ -237,9 +237,7 @@ def _normalise(pixels: Tensor, spec: Preprocessing, dtype: torch.dtype) -> Tenso
     return ((pixels.float() / 255 - mean) / std).to(dtype)
 
 
-def _reference(
-    image: Image, spec: Preprocessing, dtype: torch.dtype, out: Tensor | None
-) -> Tensor:
+def _reference(image: Image, spec: Preprocessing, dtype: torch.dtype, out: Tensor | None) -> Tensor:
     source = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image, order="C"))
     h, w, _ = source.shape
     height, width, top, left = _geometry(h, w, spec)

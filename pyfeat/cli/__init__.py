@@ -1,0 +1,5 @@
+"""The command `pyfeat`."""
+
+from pyfeat.cli._app import main
+
+__all__ = ["main"]

@@ -1,0 +1,147 @@
+"""The command line as a whole: commands, exit codes, errors in one line.
+
+Exit codes: 0 everything has its row, 3 some items are in quarantine, 2 wrong usage, 1 error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+OK, ERROR, USAGE, QUARANTINED = 0, 1, 2, 3
+
+P = ParamSpec("P")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no bar.")]
+Column = Annotated[
+    str | None,
+    typer.Option(help="Column of a CSV, TSV or parquet list that holds the paths."),
+]
+SpaceOption = Annotated[
+    str | None,
+    typer.Option("--space", help="First digits of a space, when the store holds several."),
+]
+InputArguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Folders (recursive), globs, images, or lists of paths (.txt .csv .tsv .parquet).",
+    ),
+]
+
+app = typer.Typer(
+    name="pyfeat",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Images to features to predictions: frozen backbones, a crash-safe store, light heads.",
+    epilog="Exit codes: 0 done, 3 some inputs could not be read (listed with reason), "
+    "2 wrong usage, 1 error.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from pyfeat import __version__
+
+        typer.echo(f"pyfeat {__version__}")
+        raise typer.Exit
+
+
+class UsageProblem(Exception):
+    """What the user typed cannot be meant: exit code 2."""
+
+
+def command(*path: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
+    """Register a function that returns an exit code as `pyfeat PATH`.
+
+    Errors a user can mend are told in one line; anything else is a defect and keeps its traceback.
+    """
+
+    def register(function: Callable[P, int]) -> Callable[P, None]:
+        @wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                code = function(*args, **kwargs)
+            except UsageProblem as error:
+                code = _tell(str(error), USAGE, bool(kwargs.get("json_out")))
+            except KeyboardInterrupt:
+                code = _tell("interrupted; what was computed is kept", 130, False)
+            except (ValueError, TypeError, OSError, RuntimeError, ImportError, KeyError) as error:
+                logging.getLogger("pyfeat").debug("the error's origin", exc_info=True)
+                text = str(error) or type(error).__name__
+                code = _tell(text, ERROR, bool(kwargs.get("json_out")))
+            raise typer.Exit(code)
+
+        _group(path[:-1]).command(path[-1])(run)
+        return run
+
+    return register
+
+
+_groups: dict[str, typer.Typer] = {}
+
+
+def _group(path: tuple[str, ...]) -> typer.Typer:
+    if not path:
+        return app
+    (name,) = path
+    if name not in _groups:
+        helps = {
+            "store": "Look into a store.",
+            "index": "Search for the images nearest to others.",
+        }
+        _groups[name] = typer.Typer(help=helps[name], no_args_is_help=True, rich_markup_mode=None)
+        app.add_typer(_groups[name], name=name)
+    return _groups[name]
+
+
+def _tell(message: str, code: int, json_out: bool) -> int:
+    if json_out:
+        print_json({"error": message, "exit_code": code})
+    typer.echo(f"pyfeat: {message}", err=True)
+    return code
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def paths_of(inputs: list[str], column: str | None) -> list[str]:
+    """Return the paths inputs stand for; what is not there is wrong usage.
+
+    Raises
+    ------
+    UsageProblem
+        If an input is not there or names nothing.
+    """
+    from pyfeat.jobs import collect
+
+    try:
+        return collect(inputs, column=column)
+    except ValueError as error:
+        raise UsageProblem(str(error)) from None
+
+
+def shows_progress(json_out: bool) -> bool:
+    """Return whether a bar is wanted: a person watches, and no machine reads."""
+    return sys.stderr.isatty() and not json_out
+
+
+def main() -> None:
+    """Run the command line."""
+    from pyfeat.cli import _data, _model, _tools  # noqa: F401  they register their commands
+
+    app()

@@ -1,0 +1,169 @@
+"""`pyfeat extract`, `pyfeat store`, `pyfeat index`: rows in, rows looked at, rows searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyfeat.cli._app import (
+    ERROR,
+    OK,
+    QUARANTINED,
+    Column,
+    InputArguments,
+    Json,
+    SpaceOption,
+    command,
+    paths_of,
+    print_json,
+    shows_progress,
+)
+from pyfeat.cli._text import extraction_text, table
+
+
+@command("extract")
+def _extract(
+    inputs: InputArguments,
+    store: Annotated[Path, typer.Option(help="Folder of the store; made when missing.")],
+    backbone: Annotated[
+        str, typer.Option(help="Name of the backbone; see `pyfeat backbones`.")
+    ] = "efficientnet_lite0",
+    column: Column = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float16 rows.")] = "float32",
+    batch_size: Annotated[str, typer.Option(help="Images in one pass, or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option(help="Rows whose bits do not depend on the batch size; slower.")
+    ] = False,
+    json_out: Json = False,
+) -> int:
+    """Put a row of features for every image into a store. Run it again to go on."""
+    from pyfeat.extract import FeatureExtractor
+    from pyfeat.jobs import extract
+
+    paths = paths_of(inputs, column)
+    extractor = FeatureExtractor(
+        backbone,
+        dtype=dtype,
+        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
+        device=device,
+        deterministic=deterministic,
+    )
+    summary = extract(paths, store, extractor, progress=shows_progress(json_out))
+    if json_out:
+        print_json(summary.to_dict())
+    else:
+        typer.echo(extraction_text(summary))
+    return QUARANTINED if summary.quarantined else OK
+
+
+@command("store", "info")
+def _store_info(
+    store: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the store.")],
+    json_out: Json = False,
+) -> int:
+    """Say what a store holds: spaces, rows, images, bytes."""
+    from pyfeat.store import FeatureStore, read_items
+
+    spaces = []
+    for space in FeatureStore.spaces(store):
+        opened = FeatureStore(store, space, mode="r")
+        items = read_items(store, space)
+        spaces.append(
+            {
+                "space": space.fingerprint,
+                "backbone": space.parts.get("name"),
+                "dim": space.dim,
+                "dtype": space.dtype,
+                "rows": len(opened),
+                "images": sum(i.key is not None for i in items),
+                "quarantined": [
+                    {"path": i.name, "reason": i.reason} for i in items if i.reason is not None
+                ],
+                "bytes": sum(Path(f).stat().st_size for f in opened.files()),
+            }
+        )
+    if json_out:
+        print_json({"store": str(store), "spaces": spaces})
+        return OK
+    header = ("space", "backbone", "dim", "dtype", "rows", "images", "quarantined", "MB")
+    rows = [
+        (
+            s["space"][:12],
+            s["backbone"] or "-",
+            s["dim"],
+            s["dtype"],
+            s["rows"],
+            s["images"],
+            len(s["quarantined"]),
+            f"{s['bytes'] / 1e6:.1f}",
+        )
+        for s in spaces
+    ]
+    typer.echo(table(header, rows))
+    return OK
+
+
+@command("store", "verify")
+def _store_verify(
+    store: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the store.")],
+    json_out: Json = False,
+) -> int:
+    """Check every byte of a store against its checksums; exit code 1 if one is wrong."""
+    from dataclasses import asdict
+
+    from pyfeat.store import verify
+
+    damage = verify(store)
+    if json_out:
+        print_json({"store": str(store), "damage": [asdict(d) for d in damage]})
+    else:
+        for d in damage:
+            typer.echo(f"{d.path}, byte {d.offset}: {d.reason}")
+        typer.echo(f"{len(damage)} damaged places" if damage else "clean")
+    return ERROR if damage else OK
+
+
+@command("index", "build")
+def _index_build(
+    store: Annotated[Path, typer.Option(help="Folder of the store.")],
+    out: Annotated[Path, typer.Option(help="File of the index.")],
+    space: SpaceOption = None,
+    json_out: Json = False,
+) -> int:
+    """Index every image of a store, for `pyfeat index search`."""
+    from pyfeat.jobs import build_index
+
+    n = build_index(store, out, space=space)
+    if json_out:
+        print_json({"index": str(out), "images": n})
+    else:
+        typer.echo(f"{n:,} images indexed in {out}")
+    return OK
+
+
+@command("index", "search")
+def _index_search(
+    inputs: InputArguments,
+    index: Annotated[Path, typer.Option(help="File that `pyfeat index build` wrote.")],
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours of each image.")] = 5,
+    column: Column = None,
+    json_out: Json = False,
+) -> int:
+    """Print the indexed images nearest to each input, with their cosine similarity."""
+    from dataclasses import asdict
+
+    from pyfeat.jobs import search_index
+
+    paths = paths_of(inputs, column)
+    found, summary = search_index(index, paths, k=k, progress=shows_progress(json_out))
+    if json_out:
+        print_json({"neighbours": [asdict(n) for n in found], "extraction": summary.to_dict()})
+    else:
+        rows = [(n.query, f"{n.score:.4f}", n.path) for n in found]
+        typer.echo(table(("query", "similarity", "neighbour"), rows))
+        for q in summary.quarantined:
+            typer.echo(f"not read: {q.path}: {q.reason}", err=True)
+    return QUARANTINED if summary.quarantined else OK

@@ -1,0 +1,86 @@
+"""What a person reads: short tables and summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyfeat.jobs import ExtractSummary, FitSummary, QuickstartReport
+
+MAX_LISTED = 20
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a plain table; numbers to the right, text to the left."""
+    cells = [[_cell(v) for v in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    right = [bool(rows) and isinstance(v, (int, float)) for v in (rows[0] if rows else header)]
+    lines = [header, *cells]
+    return "\n".join(
+        "  ".join(
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def extraction_text(s: ExtractSummary) -> str:
+    """Return what a job did, with what it could not read."""
+    lines = [
+        f"{s.total:,} images in {s.seconds:.1f} s ({s.images_per_second:,.0f}/s): "
+        f"{s.computed:,} computed, {s.stored:,} from the store, {s.repeated:,} repeated, "
+        f"{len(s.quarantined):,} not read",
+        f"store {s.store}, space {s.space[:12]}",
+    ]
+    lines += [f"not read: {q.path}: {q.reason}" for q in s.quarantined[:MAX_LISTED]]
+    if len(s.quarantined) > MAX_LISTED:
+        lines.append(f"... and {len(s.quarantined) - MAX_LISTED:,} more (--json lists all)")
+    return "\n".join(lines)
+
+
+def fit_text(s: FitSummary) -> str:
+    """Return what was learned from what."""
+    classes = ", ".join(f"{name} {n:,}" for name, n in list(s.classes.items())[:MAX_LISTED])
+    more = f", ... ({len(s.classes)} classes)" if len(s.classes) > MAX_LISTED else ""
+    lines = [f"{s.n_samples:,} images: {classes}{more}"]
+    if s.unlabelled:
+        lines.append(f"{s.unlabelled:,} images of the store have no label and were left out")
+    if s.accuracy is not None:
+        lines.append(f"accuracy {s.accuracy:.1%} in {s.folds}-fold cross-validation")
+    else:
+        lines.append("accuracy not measured")
+    lines.append(f"model {s.model} ({s.seconds:.1f} s)")
+    return "\n".join(lines)
+
+
+def quickstart_text(r: QuickstartReport) -> str:
+    """Return the report of the quickstart."""
+    first, second = r.first, r.second
+    classes = table(
+        ("class", "accuracy"), [(c, f"{a:.1%}") for c, a in r.accuracy_per_class.items()]
+    )
+    return "\n".join(
+        [
+            f"images     {r.images}",
+            f"features   {first.store}",
+            f"model      {r.model}",
+            "",
+            f"first run  {first.total:,} images in {first.seconds:.1f} s "
+            f"({first.images_per_second:,.0f}/s), {first.computed:,} through the backbone",
+            f"second run {second.total:,} images in {second.seconds:.1f} s "
+            f"({second.images_per_second:,.0f}/s), {second.computed:,} through the backbone",
+            *[f"not read: {q.path}: {q.reason}" for q in first.quarantined[:MAX_LISTED]],
+            "",
+            f"accuracy   {r.accuracy:.1%} on {r.n_test:,} held-out images "
+            f"({r.n_train:,} trained on)",
+            "",
+            classes,
+            "",
+            f"Label other images: pyfeat predict --model {r.model} IMAGE...",
+        ]
+    )

@@ -1,0 +1,64 @@
+"""`pyfeat backbones`, `pyfeat bench`: what there is, and how fast it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyfeat.cli._app import OK, Json, UsageProblem, command, print_json
+from pyfeat.cli._text import table
+
+
+@command("backbones")
+def _backbones(
+    pattern: Annotated[
+        str, typer.Argument(metavar="[PATTERN]", help="Part of a name, or a glob like '*vit*'.")
+    ] = "",
+    json_out: Json = False,
+) -> int:
+    """List the backbones that `--backbone` takes."""
+    from pyfeat.backbones import list_backbones
+
+    found = list_backbones(pattern)
+    if json_out:
+        print_json({"backbones": [asdict(b) for b in found]})
+        return OK
+    if not found:
+        typer.echo(f"no backbone fits {pattern!r}", err=True)
+        return OK
+    typer.echo(table(("backbone", "source"), [(b.name, b.source) for b in found]))
+    return OK
+
+
+@command("bench")
+def _bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Benchmarks; without one, they are listed."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few rounds, to see that it runs.")
+    ] = False,
+    json_out: Json = False,
+) -> int:
+    """Run benchmarks against other libraries (needs a checkout of the project)."""
+    runner = _runner()
+    options = [*(["--quick"] if quick else []), *(["--json"] if json_out else [])]
+    arguments = names or ["--list"]
+    return subprocess.run(
+        [sys.executable, str(runner), *arguments, *options], check=False
+    ).returncode
+
+
+def _runner() -> Path:
+    candidates = [Path(__file__).parents[2], Path.cwd()]
+    for root in candidates:
+        if (root / "benchmarks" / "run.py").is_file():
+            return root / "benchmarks" / "run.py"
+    where = [str(c) for c in candidates]
+    raise UsageProblem(f"bench must run in a checkout, found no benchmarks/run.py in {where}")
