@@ -1,0 +1,111 @@
+"""`pyfeat extract` killed with SIGKILL at random moments."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyfeat import FeatureStore
+from pyfeat.store import verify
+
+N_PHOTOS = 48
+KILLS = 20
+
+
+def command(arguments: list[str], out: str) -> None:
+    """Run `pyfeat ARGUMENTS` in this process with stdout in a file."""
+    from pyfeat.cli import main
+
+    # A process group of its own: nothing else dies with it.
+    os.setsid()
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    sys.argv = ["pyfeat", *arguments]
+    main()
+
+
+@pytest.fixture(scope="module")
+def server() -> mp.context.ForkServerContext:
+    """Processes that begin with everything imported: a kill hits the job, not an import."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["timm", "torchvision", "pyfeat.jobs", "pyfeat.cli._data"])
+    return context
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(N_PHOTOS):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def start(server: mp.context.ForkServerContext, photos: Path, store: Path) -> mp.Process:
+    arguments = ["extract", str(photos), "--store", str(store), "--json"]
+    arguments += ["--deterministic", "--batch-size", "4"]
+    process = server.Process(target=command, args=(arguments, f"{store}.json"))
+    process.start()
+    return process
+
+
+def finish(process: mp.Process, store: Path) -> dict[str, object]:
+    process.join()
+    assert process.exitcode == 0
+    return json.loads(Path(f"{store}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    server: mp.context.ForkServerContext, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FeatureStore, float]:
+    """The store of a run that nobody killed, and the seconds it took."""
+    path = tmp_path_factory.mktemp("whole") / "feats"
+    finish(start(server, photos, path), path)  # the first one pays for the server's imports
+    again = path.with_name("again")
+    began = time.perf_counter()
+    finish(start(server, photos, again), again)
+    return FeatureStore(again, mode="r"), time.perf_counter() - began
+
+
+def stored_rows(path: Path) -> int:
+    """Return how many rows a killed run left, seen by a reader that changes nothing."""
+    if not (path / "pyfeat-store.json").exists() or not FeatureStore.spaces(path):
+        return 0
+    return len(FeatureStore(path, mode="r"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_killed_extract_goes_on_and_ends_as_if_nothing_had_happened(
+    server: mp.context.ForkServerContext,
+    photos: Path,
+    undisturbed: tuple[FeatureStore, float],
+    tmp_path: Path,
+    seed: int,
+) -> None:
+    whole, seconds = undisturbed
+    store = tmp_path / "feats"
+    process = start(server, photos, store)
+    process.join(timeout=random.Random(seed).uniform(0, seconds))
+    if process.is_alive():
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    left = stored_rows(store)
+    summary = finish(start(server, photos, store), store)
+    assert (summary["stored"], summary["computed"]) == (left, N_PHOTOS - left)
+    assert verify(store) == []
+    again = FeatureStore(store, mode="r")
+    np.testing.assert_array_equal(again.get(whole.keys()), whole.get(whole.keys()))

@@ -1,0 +1,398 @@
+"""What a caller of FeatureExtractor may rely on."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from pyfeat import FeatureExtractor, FeatureStore, Space
+from pyfeat.errors import InputError, SpaceError, StoreWarning
+
+from .conftest import SMALL, CountingBackbone
+
+
+def extractor(backbone: nn.Module, **kwargs: Any) -> FeatureExtractor:
+    return FeatureExtractor(backbone, preprocessing=SMALL, device="cpu", **kwargs)
+
+
+# Rows of the backbone run by hand, one image at a time, in float64.
+def expected_rows(paths: list[str]) -> np.ndarray:
+    backbone = CountingBackbone().double()
+    rows = []
+    for path in paths:
+        image = Image.open(path)
+        w, h = image.size
+        short = min(w, h)
+        image = image.resize((int(36 * w / short), int(36 * h / short)), Image.Resampling.BILINEAR)
+        left = round((image.width - 32) / 2.0)
+        top = round((image.height - 32) / 2.0)
+        pixels = np.asarray(image.crop((left, top, left + 32, top + 32)), np.float64) / 255
+        x = torch.from_numpy((pixels - SMALL.mean) / SMALL.std).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            rows.append(backbone(x).mean(dim=(2, 3))[0].numpy())
+    return np.stack(rows)
+
+
+# --- what goes in -----------------------------------------------------------------------------
+
+
+def test_rows_are_those_of_the_backbone_run_by_hand(
+    backbone: CountingBackbone, photos: list[str]
+) -> None:
+    got = extractor(backbone).transform(photos)
+    want = expected_rows(photos)
+    # 147 + 8 products a sum, 81 pixels averaged: a few hundred roundings of eps each at most.
+    tolerance = 400 * np.finfo(np.float32).eps * np.abs(want).max()
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
+
+
+def forms(paths: list[str]) -> dict[str, Any]:
+    import pandas as pd
+    import polars as pl
+
+    return {
+        "pathlib": [Path(p) for p in paths],
+        "tuple": tuple(paths),
+        "bytes": [Path(p).read_bytes() for p in paths],
+        "PIL": [Image.open(p) for p in paths],
+        "arrays": [np.asarray(Image.open(p)) for p in paths],
+        "object array": np.array(paths, dtype=object),
+        "text array": np.array(paths),
+        "column vector": np.array(paths, dtype=object)[:, None],
+        "pandas series": pd.Series(paths, index=range(5, 15)),
+        "pandas frame": pd.DataFrame({"path": paths}),
+        "polars series": pl.Series(paths),
+        "polars frame": pl.DataFrame({"path": paths}),
+        "pandas column of bytes": pd.Series([Path(p).read_bytes() for p in paths]),
+    }
+
+
+@pytest.mark.parametrize("form", list(forms([])))
+def test_every_form_of_input_gives_the_rows_of_paths(
+    backbone: CountingBackbone, photos: list[str], form: str
+) -> None:
+    transform = extractor(backbone, deterministic=True).transform
+    np.testing.assert_array_equal(transform(forms(photos)[form]), transform(photos))
+
+
+def test_batch_of_arrays_gives_the_rows_of_its_images(
+    backbone: CountingBackbone, rng: np.random.Generator
+) -> None:
+    batch = rng.integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    transform = extractor(backbone, deterministic=True).transform
+    np.testing.assert_array_equal(transform(batch), transform(list(batch)))
+
+
+def test_single_array_is_one_image(backbone: CountingBackbone, rng: np.random.Generator) -> None:
+    image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    assert extractor(backbone).transform(image).shape == (1, 8)
+
+
+def test_no_input_gives_no_rows(backbone: CountingBackbone) -> None:
+    assert extractor(backbone).transform([]).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ("photo.png", r"X must be a list of inputs, got a single str: write \[X\]"),
+        (np.zeros((2, 5)), r"X must have shape \(n, h, w, c\) or \(h, w, c\) .*, got \(2, 5\)"),
+        (np.full((2, 2), "a", object), "X must have one column of inputs"),
+    ],
+    ids=["path", "matrix", "two columns"],
+)
+def test_input_of_another_form_is_refused(backbone: CountingBackbone, X: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        extractor(backbone).transform(X)
+
+
+def test_number_is_no_input(backbone: CountingBackbone) -> None:
+    with pytest.raises(TypeError, match="X must be a list of inputs, got int"):
+        extractor(backbone).transform(3)
+
+
+def test_item_of_another_type_is_named(backbone: CountingBackbone, photos: list[str]) -> None:
+    with pytest.raises(InputError, match=r"X\[1\]: must be a path, bytes, .* got float"):
+        extractor(backbone).transform([photos[0], 3.0])
+
+
+# --- batch size -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, "auto"])
+def test_deterministic_rows_do_not_depend_on_the_batch_size(
+    backbone: CountingBackbone, photos: list[str], size: Any
+) -> None:
+    one = extractor(backbone, deterministic=True, batch_size=7).transform(photos)
+    other = extractor(backbone, deterministic=True, batch_size=size).transform(photos[::-1])[::-1]
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("size", [2, 3, 10])
+def test_rows_of_other_batch_sizes_agree_to_the_stated_tolerance(
+    backbone: CountingBackbone, photos: list[str], size: int
+) -> None:
+    one = extractor(backbone, batch_size=1).transform(photos)
+    other = extractor(backbone, batch_size=size).transform(photos)
+    error = np.linalg.norm(one - other, axis=1) / np.linalg.norm(one, axis=1)
+    assert error.max() <= 1e-5
+
+
+def test_automatic_batch_shrinks_when_memory_runs_out(photos: list[str]) -> None:
+    class Small(CountingBackbone):
+        largest = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("no room for more than 3")
+            type(self).largest = max(type(self).largest, len(x))
+            return super().forward(x)
+
+    got = extractor(Small()).transform(photos)
+    assert Small.largest in (2, 3)
+    np.testing.assert_allclose(got, extractor(CountingBackbone()).transform(photos), rtol=1e-4)
+
+
+def test_batch_size_that_was_asked_for_does_not_shrink(photos: list[str]) -> None:
+    class Small(CountingBackbone):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("no room for more than 3")
+            return super().forward(x)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        extractor(Small(), batch_size=8).transform(photos)
+
+
+# --- store ------------------------------------------------------------------------------------
+
+
+def test_second_call_computes_nothing(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    fx = extractor(backbone, store=tmp_path / "feats").fit()
+    first = fx.transform(photos)
+    CountingBackbone.seen = 0
+    np.testing.assert_array_equal(fx.transform(photos), first)
+    assert CountingBackbone.seen == 0
+
+
+def test_equal_files_are_computed_once(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    copies = [str(shutil.copy(photos[0], tmp_path / f"copy{i}.png")) for i in range(5)]
+    fx = extractor(backbone, store=tmp_path / "feats").fit()
+    CountingBackbone.seen = 0
+    rows = fx.transform([*copies, photos[1], *copies])
+    assert CountingBackbone.seen == 2
+    np.testing.assert_array_equal(rows[:5], rows[6:])
+
+
+def test_renamed_file_is_a_hit(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    fx = extractor(backbone, store=tmp_path / "feats").fit()
+    fx.transform(photos)
+    CountingBackbone.seen = 0
+    fx.transform([str(Path(p).rename(Path(p).with_suffix(".renamed"))) for p in photos])
+    assert CountingBackbone.seen == 0
+
+
+def test_changed_file_is_a_miss(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    fx = extractor(backbone, store=tmp_path / "feats").fit()
+    fx.transform(photos)
+    shutil.copy(photos[1], photos[0])
+    Image.open(photos[2]).rotate(90).save(photos[2])
+    CountingBackbone.seen = 0
+    fx.transform(photos)
+    assert CountingBackbone.seen == 1  # the copy is known, the turned photo is new
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preprocessing": replace(SMALL, interpolation="bicubic")},
+        {"preprocessing": replace(SMALL, mean=(0.5, 0.5, 0.5))},
+        {"dtype": "float16"},
+        {"deterministic": True},
+        {"backbone": CountingBackbone(seed=1)},
+    ],
+    ids=["filter", "mean", "dtype", "deterministic", "weights"],
+)
+def test_changed_setting_is_a_miss(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    fx = extractor(backbone, store=tmp_path / "feats")
+    fx.transform(photos)
+    changed = clone(fx).set_params(**change).fit()
+    CountingBackbone.seen = 0
+    changed.transform(photos)
+    assert CountingBackbone.seen == len(photos)
+
+
+def test_float16_rows_are_the_same_computed_and_stored(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    fx = extractor(backbone, dtype="float16", store=tmp_path / "feats")
+    first = fx.transform(photos)
+    assert first.dtype == np.float16
+    np.testing.assert_array_equal(fx.transform(photos), first)
+
+
+def test_clones_in_a_pipeline_share_the_store(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    pipe = make_pipeline(extractor(backbone, store=tmp_path / "feats"), StandardScaler())
+    pipe.fit(photos)
+    CountingBackbone.seen = 0
+    clone(pipe).fit(photos)
+    assert CountingBackbone.seen == 1  # the image of zeros that finds the width of a new module
+
+
+def test_interrupted_call_keeps_what_it_computed(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    def stop_at_six(done: int, total: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    fx = extractor(backbone, store=tmp_path / "feats", batch_size=2, progress=stop_at_six)
+    with pytest.raises(KeyboardInterrupt):
+        fx.transform(photos)
+    assert len(FeatureStore(tmp_path / "feats", mode="r")) >= 6
+
+
+def test_bad_item_raises_and_keeps_what_came_before(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    Path(photos[8]).write_text("no image")
+    fx = extractor(backbone, store=tmp_path / "feats", batch_size=2)
+    with pytest.raises(InputError, match="8.png: "):
+        fx.transform(photos)
+    assert len(FeatureStore(tmp_path / "feats", mode="r")) == 8
+
+
+def test_bad_item_becomes_nan_on_request(backbone: CountingBackbone, photos: list[str]) -> None:
+    want = extractor(backbone, deterministic=True).transform(photos)
+    Path(photos[3]).write_text("no image")
+    rows = extractor(backbone, deterministic=True, on_error="nan").transform(photos)
+    assert np.isnan(rows[3]).all()
+    np.testing.assert_array_equal(np.delete(rows, 3, 0), np.delete(want, 3, 0))
+
+
+def test_damaged_row_is_computed_again(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    fx = extractor(backbone, store=tmp_path / "feats", deterministic=True)
+    first = fx.transform(photos)
+    (segment,) = (tmp_path / "feats").glob("spaces/*/*.safetensors")
+    content = bytearray(segment.read_bytes())
+    content[-1] ^= 1
+    segment.write_bytes(content)
+    with pytest.warns(StoreWarning, match="the row fails its checksum"):
+        again = fx.transform(photos)
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(fx.transform(photos), first)
+
+
+def test_open_store_of_another_space_is_refused(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    store = FeatureStore(tmp_path / "feats", Space(8))
+    with pytest.raises(SpaceError, match="store must come from space"):
+        extractor(backbone, store=store).transform(photos)
+
+
+def test_open_store_is_used_and_left_open(
+    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    space = extractor(backbone).get_space()
+    with FeatureStore(tmp_path / "feats", space) as store:
+        extractor(backbone, store=store).transform(photos[:5])
+        extractor(backbone, store=store).transform(photos[5:])
+        assert len(store) == len(photos)
+
+
+# --- scikit-learn -----------------------------------------------------------------------------
+
+
+def test_feature_names_are_numbered(backbone: CountingBackbone) -> None:
+    names = extractor(backbone).get_feature_names_out()
+    assert names.tolist() == [f"featureextractor{i}" for i in range(8)]
+
+
+def test_set_output_gives_a_frame(backbone: CountingBackbone, photos: list[str]) -> None:
+    frame = extractor(backbone).set_output(transform="pandas").transform(photos)
+    assert frame.shape == (10, 8)
+    assert frame.columns[0] == "featureextractor0"
+
+
+def test_clone_has_the_same_parameters(backbone: CountingBackbone) -> None:
+    fx = extractor(backbone, batch_size=3, store="somewhere")
+    copied = clone(fx).get_params()
+    assert copied.pop("backbone") is not backbone
+    want = fx.get_params()
+    want.pop("backbone")
+    assert copied == want
+
+
+def test_there_is_no_n_features_in_for_raw_input(
+    backbone: CountingBackbone, photos: list[str]
+) -> None:
+    fx = extractor(backbone)
+    fx.fit_transform(photos)
+    assert not hasattr(fx, "n_features_in_")
+
+
+def test_pickled_extractor_gives_the_same_rows(
+    backbone: CountingBackbone, photos: list[str]
+) -> None:
+    fx = extractor(backbone, deterministic=True)
+    again = pickle.loads(pickle.dumps(fx))
+    np.testing.assert_array_equal(again.transform(photos), fx.transform(photos))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 0), ("batch_size", True), ("dtype", "int8"), ("on_error", "skip")],
+)
+def test_bad_parameter_is_named(backbone: CountingBackbone, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
+        extractor(backbone).set_params(**{name: value}).fit()
+
+
+def test_progress_counts_every_item(backbone: CountingBackbone, photos: list[str]) -> None:
+    calls: list[tuple[int, int]] = []
+    extractor(backbone, progress=lambda d, t: calls.append((d, t))).transform(photos)
+    assert calls == [(i, 10) for i in range(1, 11)]
+
+
+def test_bar_shows_count_on_stderr(
+    backbone: CountingBackbone, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    extractor(backbone, progress=True).transform(photos)
+    assert "10/10" in capsys.readouterr().err
+
+
+def test_jpeg_bytes_are_decoded(backbone: CountingBackbone, rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    transform = extractor(backbone, deterministic=True).transform
+    want = transform([np.asarray(Image.open(buffer))])
+    np.testing.assert_array_equal(transform([buffer.getvalue()]), want)

@@ -1,0 +1,93 @@
+"""What stands for which paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pyfeat.jobs import collect
+from pyfeat.jobs._collect import read_labels
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("b/2.JPG", "b/1.png", "a/3.webp", "a/notes.txt", "top.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(paths: list[str], root: Path) -> list[str]:
+    return [str(Path(p).relative_to(root)) for p in paths]
+
+
+def test_folder_is_searched_for_images_in_a_fixed_order(tree: Path) -> None:
+    assert names(collect(tree), tree) == ["top.jpeg", "a/3.webp", "b/1.png", "b/2.JPG"]
+
+
+def test_glob_is_expanded(tree: Path) -> None:
+    assert names(collect("**/*.png"), tree) == ["b/1.png"]
+
+
+def test_file_is_itself_whatever_it_is_called(tree: Path) -> None:
+    (tree / "photo").write_bytes(b"x")
+    assert names(collect("photo"), tree) == ["photo"]
+
+
+def test_each_path_comes_once(tree: Path) -> None:
+    assert names(collect(["b", "b/1.png", tree / "b"]), tree) == ["b/1.png", "b/2.JPG"]
+
+
+def test_text_list_has_one_path_a_line(tree: Path) -> None:
+    (tree / "list.txt").write_text("b/1.png\n\n  a/3.webp  \n")
+    assert names(collect("list.txt"), tree) == ["b/1.png", "a/3.webp"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_table_gives_its_column(tree: Path, suffix: str) -> None:
+    frame = pd.DataFrame({"label": ["x", "y"], "file": ["b/1.png", "a/3.webp"]})
+    if suffix == "parquet":
+        frame.to_parquet("list.parquet")
+    else:
+        frame.to_csv(f"list.{suffix}", index=False, sep="\t" if suffix == "tsv" else ",")
+    assert names(collect(f"list.{suffix}", column="file"), tree) == ["b/1.png", "a/3.webp"]
+
+
+def test_column_path_is_taken_by_itself(tree: Path) -> None:
+    (tree / "list.csv").write_text("id,path\n7,b/1.png\n")
+    assert names(collect("list.csv"), tree) == ["b/1.png"]
+
+
+def test_unknown_column_is_named_with_those_there_are(tree: Path) -> None:
+    (tree / "list.csv").write_text("id,path\n7,b/1.png\n")
+    with pytest.raises(ValueError, match=r"column must be one of \['id', 'path'\], got 'file'"):
+        collect("list.csv", column="file")
+
+
+def test_listed_path_that_is_missing_is_left_to_the_job(tree: Path) -> None:
+    (tree / "list.txt").write_text("gone.png\n")
+    assert names(collect("list.txt"), tree) == ["gone.png"]
+
+
+def test_missing_input_is_refused(tree: Path) -> None:
+    with pytest.raises(ValueError, match="got 'nowhere': no such file or folder"):
+        collect("nowhere")
+
+
+def test_glob_without_match_is_refused(tree: Path) -> None:
+    with pytest.raises(ValueError, match=r"got the glob '\*\.bmp': no match"):
+        collect("*.bmp")
+
+
+def test_folder_without_images_is_refused(tree: Path) -> None:
+    (tree / "empty").mkdir()
+    with pytest.raises(ValueError, match="inputs must name at least one image"):
+        collect("empty")
+
+
+def test_labels_are_read_by_absolute_path(tree: Path) -> None:
+    (tree / "labels.csv").write_text("path,label\nb/1.png,cat\n")
+    assert read_labels("labels.csv") == {str(tree / "b/1.png"): "cat"}

@@ -1,0 +1,171 @@
+"""Jobs from files to predictions, with the default backbone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from pyfeat import FeatureExtractor, FeatureStore
+from pyfeat.errors import SpaceError
+from pyfeat.heads import LogisticHead
+from pyfeat.jobs import build_index, extract, fit, predict, search_index
+from pyfeat.ops import Preprocessing
+from pyfeat.store import read_items, verify
+
+SMALL = Preprocessing(resize=36, crop=32, interpolation="bilinear")
+
+
+def pooled_colours() -> FeatureExtractor:
+    """Mean colour of each of 64 tiles: a backbone without weights."""
+    return FeatureExtractor(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), preprocessing=SMALL, device="cpu"
+    )
+
+
+def test_every_input_is_counted_once(class_folders: Path, tmp_path: Path) -> None:
+    shutil.copy(class_folders / "red" / "0.png", class_folders / "red" / "copy.png")
+    (class_folders / "red" / "broken.png").write_bytes(b"no image")
+    extract(class_folders / "blue", tmp_path / "feats", pooled_colours())
+    s = extract(class_folders, tmp_path / "feats", pooled_colours())
+    assert (s.total, s.computed, s.stored, s.repeated, len(s.quarantined)) == (14, 6, 6, 1, 1)
+
+
+def test_quarantine_names_path_and_reason(horrors: Path, tmp_path: Path) -> None:
+    s = extract(horrors, tmp_path / "feats", pooled_colours())
+    reasons = {Path(q.path).name: q.reason for q in s.quarantined}
+    assert sorted(reasons) == ["a.jpg", "empty.jpg", "text.jpg", "truncated.jpg", "unreadable.jpg"]
+    assert all(reasons.values())
+    assert s.computed == 2
+
+
+def test_file_that_was_mended_leaves_quarantine(class_folders: Path, tmp_path: Path) -> None:
+    broken = class_folders / "red" / "0.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:50])
+    first = extract(class_folders, tmp_path / "feats", pooled_colours())
+    broken.write_bytes(content)
+    second = extract(class_folders, tmp_path / "feats", pooled_colours())
+    assert [len(first.quarantined), len(second.quarantined)] == [1, 0]
+    (space,) = FeatureStore.spaces(tmp_path / "feats")
+    assert all(i.reason is None for i in read_items(tmp_path / "feats", space))
+
+
+def test_same_job_twice_writes_nothing(class_folders: Path, tmp_path: Path) -> None:
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    before = sorted(p.name for p in (tmp_path / "feats").rglob("*"))
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    assert sorted(p.name for p in (tmp_path / "feats").rglob("*")) == before
+
+
+def test_interrupted_job_goes_on_where_it_stopped(class_folders: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    fx = pooled_colours().set_params(batch_size=4)
+    with pytest.raises(KeyboardInterrupt):
+        extract(class_folders, tmp_path / "feats", fx, progress=stop)
+    s = extract(class_folders, tmp_path / "feats", fx)
+    assert s.stored >= 8
+    assert s.stored + s.computed == 12
+
+
+def test_rows_of_a_job_are_those_of_the_transformer(class_folders: Path, tmp_path: Path) -> None:
+    fx = pooled_colours().set_params(deterministic=True)
+    extract(class_folders, tmp_path / "feats", fx)
+    paths = sorted(str(p) for p in class_folders.rglob("*.png"))
+    fresh = fx.transform(paths)
+    stored = fx.set_params(store=tmp_path / "feats").transform(paths)
+    np.testing.assert_array_equal(stored, fresh)
+
+
+def test_fit_learns_the_names_of_folders(class_folders: Path, tmp_path: Path) -> None:
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    s = fit(tmp_path / "feats", "folder", tmp_path / "model.safetensors")
+    assert s.classes == {"blue": 6, "red": 6}
+    assert s.accuracy == 1.0
+
+
+def test_fit_takes_labels_from_a_table(class_folders: Path, tmp_path: Path) -> None:
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    labels = tmp_path / "labels.csv"
+    rows = [f"{p},{'a' if i % 2 else 'b'}" for i, p in enumerate(class_folders.rglob("*.png"))]
+    labels.write_text("path,label\n" + "\n".join(rows[:10]) + "\n")
+    s = fit(tmp_path / "feats", labels, tmp_path / "model.safetensors", cv=0)
+    assert (s.classes, s.unlabelled, s.accuracy) == ({"a": 5, "b": 5}, 2, None)
+
+
+def test_model_of_standardised_rows_takes_plain_rows(class_folders: Path, tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    fit(tmp_path / "feats", "folder", tmp_path / "model.safetensors", C=0.1, cv=0)
+    paths = sorted(str(p) for p in class_folders.rglob("*.png"))
+    X = pooled_colours().transform(paths).astype(np.float64)
+    y = [Path(p).parent.name for p in paths]
+    want = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-10, max_iter=10_000))
+    got = LogisticHead.load(tmp_path / "model.safetensors").predict_proba(X)
+    np.testing.assert_allclose(got, want.fit(X, y).predict_proba(X), atol=1e-3)
+
+
+def test_fit_of_one_class_is_refused(class_folders: Path, tmp_path: Path) -> None:
+    extract(class_folders / "red", tmp_path / "feats", pooled_colours())
+    with pytest.raises(ValueError, match="labels must give at least 2 classes"):
+        fit(tmp_path / "feats", "folder", tmp_path / "model.safetensors")
+
+
+def test_model_of_a_module_says_how_to_predict(class_folders: Path, tmp_path: Path) -> None:
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    fit(tmp_path / "feats", "folder", tmp_path / "model.safetensors", cv=0)
+    with pytest.raises(ValueError, match="backbone with a name, got one from a module"):
+        predict(tmp_path / "model.safetensors", class_folders)
+
+
+@pytest.fixture
+def trained(class_folders: Path, tmp_path: Path) -> Path:
+    """A store and a model of the default backbone."""
+    extract(class_folders, tmp_path / "feats")
+    fit(tmp_path / "feats", "folder", tmp_path / "model.safetensors", cv=0)
+    return tmp_path
+
+
+def test_default_backbone_predicts_its_training_photos(trained: Path) -> None:
+    s = predict(trained / "model.safetensors", trained / "photos", store=trained / "feats")
+    assert all(p.label == Path(p.path).parent.name for p in s.predictions)
+    assert (len(s.predictions), s.extraction.computed) == (12, 0)
+
+
+def test_prediction_without_store_gives_the_same(trained: Path) -> None:
+    model = trained / "model.safetensors"
+    with_store = predict(model, trained / "photos", store=trained / "feats").predictions
+    without = predict(model, trained / "photos").predictions
+    assert [(p.path, p.label) for p in with_store] == [(p.path, p.label) for p in without]
+
+
+def test_model_refuses_a_backbone_that_changed(trained: Path) -> None:
+    head = LogisticHead.load(trained / "model.safetensors")
+    assert head.space_ is not None
+    parts = {**head.space_.parts, "weights": "0" * 64}
+    head.space_ = type(head.space_)(head.space_.dim, head.space_.dtype, parts)
+    head.save(trained / "other.safetensors")
+    with pytest.raises(SpaceError, match="weights is '0000"):
+        predict(trained / "other.safetensors", trained / "photos")
+
+
+def test_nearest_image_to_an_image_is_itself(trained: Path) -> None:
+    assert build_index(trained / "feats", trained / "photos.index") == 12
+    query = trained / "photos" / "red" / "3.png"
+    found, _ = search_index(trained / "photos.index", query, k=6)
+    assert found[0].path == str(query)
+    assert found[0].score == pytest.approx(1, abs=1e-5)
+    assert [Path(n.path).parent.name for n in found] == ["red"] * 6
+
+
+def test_store_is_clean_after_all_of_it(trained: Path) -> None:
+    assert verify(trained / "feats") == []
