@@ -131,3 +131,16 @@ def check_same_space(expected: Space, got: Space, name: str) -> None:
             f"{name} must come from space {expected.fingerprint[:12]}, got space "
             f"{got.fingerprint[:12]}: {expected.describe_difference(got)}"
         )
+
+
+def space_of(rows: object) -> Space | None:
+    """Return the space that rows say they come from: those of a store view do, arrays do not."""
+    space = getattr(rows, "space", None)
+    return space if isinstance(space, Space) else None
+
+
+def check_rows_space(expected: Space | None, rows: object, name: str) -> None:
+    """Raise `SpaceError` if rows say that they come from another space than the expected one."""
+    got = space_of(rows)
+    if expected is not None and got is not None:
+        check_same_space(expected, got, name)

@@ -1,0 +1,86 @@
+"""Mean and scatter of rows in one pass, in blocks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyfeat._tensors import Rows, device_of, tensor_blocks
+
+# Large enough that the d x d product of a block outweighs adding it to the sum.
+MOMENT_BLOCK_ROWS = 4096
+
+
+class Moments(NamedTuple):
+    """Weighted first and second moments of rows, in float64.
+
+    Attributes
+    ----------
+    total : float
+        Sum of the weights.
+    mean : Tensor of shape (d,)
+    scatter : Tensor of shape (d, d) or (d,)
+        sum_i w_i (x_i - mean)(x_i - mean)^T, or its diagonal.
+    """
+
+    total: float
+    mean: Tensor
+    scatter: Tensor
+
+
+def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -> Moments:
+    """Return total weight, mean and scatter of the rows of X.
+
+    Parameters
+    ----------
+    X : ndarray, Tensor or RowStream of shape (n, d)
+    weights : Tensor of shape (n,), bool or floating point, optional
+        Rows of weight 0 (or False) are left out; by default every row has weight 1.
+    diagonal : bool, default=False
+        Sum only the squares: memory O(d) instead of O(d^2).
+
+    Returns
+    -------
+    moments : Moments
+
+    Raises
+    ------
+    ValueError
+        If a row of a stream holds NaN or infinity.
+
+    Notes
+    -----
+    Each block is centred on its own mean before the product and blocks are merged by the pairwise
+    update of [1]_, so that a mean that is large beside the spread costs no digits. Products in the
+    working dtype of X, sums over blocks in float64.
+
+    References
+    ----------
+    .. [1] Chan, Golub, LeVeque. Algorithms for computing the sample variance. The American
+       Statistician 37(3), 1983.
+    """
+    d = X.shape[1]
+    device = device_of(X)
+    total = 0.0
+    mean = torch.zeros(d, dtype=torch.float64, device=device)
+    scatter = torch.zeros(d if diagonal else (d, d), dtype=torch.float64, device=device)
+    for positions, block in tensor_blocks(X, MOMENT_BLOCK_ROWS):
+        w = None if weights is None else weights[positions]
+        rows = block if w is None or bool((w != 0).all()) else block[w != 0]
+        w = None if w is None or w.dtype == torch.bool else w[w != 0].to(rows.dtype)
+        added = float(len(rows) if w is None else w.sum(dtype=torch.float64))
+        if added == 0.0:
+            continue
+        weighted = rows if w is None else rows * w[:, None]
+        block_mean = weighted.sum(0, dtype=torch.float64) / added
+        centred = rows - block_mean.to(rows.dtype)
+        weighted = centred if w is None else centred * w[:, None]
+        scatter += (weighted * centred).sum(0) if diagonal else weighted.T @ centred
+        gap = block_mean - mean
+        factor = total * added / (total + added)
+        scatter += factor * (gap * gap if diagonal else torch.outer(gap, gap))
+        mean += gap * (added / (total + added))
+        total += added
+    return Moments(total, mean, scatter)

@@ -1,0 +1,211 @@
+"""The objective of multinomial logistic regression, its gradient, and a guess of its curvature."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyfeat._moments import moments
+from pyfeat._tensors import Rows, block_rows, device_of, tensor_blocks, working_dtype
+from pyfeat.heads._lbfgs import Objective
+
+# Rows that the covariance is estimated from: it only preconditions, a rough one will do.
+SAMPLED_ROWS_PER_COLUMN = 8
+SAMPLED_ROWS_AT_LEAST = 4096
+# Eigenvectors cost about d^3 and save dozens of passes over n * d * outputs numbers.
+FULL_CURVATURE_RATIO = 20
+# Where every row is certain, the guess must stay invertible.
+SMALLEST_SPREAD = 1e-6
+
+
+class Problem(NamedTuple):
+    """What is minimised: mean_i w_i loss_i + l2 / 2 ||W||^2 over theta = [W | b].
+
+    Attributes
+    ----------
+    X : ndarray, Tensor or RowStream of shape (n, d)
+    labels : Tensor of shape (n,), int64
+    weights : Tensor of shape (n,)
+        Not negative, sum 1, working dtype of X.
+    outputs : int
+        1 for two classes (the logistic loss), else the number of classes (softmax).
+    l2 : float
+    fit_intercept : bool
+    """
+
+    X: Rows
+    labels: Tensor
+    weights: Tensor
+    outputs: int
+    l2: float
+    fit_intercept: bool
+
+
+def binary_terms(z: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted logistic loss of z (b, 1), and sum_i w p (1 - p) of shape (1,).
+
+    z becomes the weighted residual.
+
+    Notes
+    -----
+    loss = log(1 + exp(z)) - y z, p = sigmoid(z), residual = w (p - y), y in {0, 1}.
+    """
+    y = labels.to(z.dtype)
+    score = z[:, 0]
+    loss = torch.nn.functional.softplus(score, threshold=float("inf")) - y * score
+    total = (weights * loss).sum(dtype=torch.float64)
+    score.sigmoid_()
+    spread = (weights * (score - score * score)).sum(dtype=torch.float64)
+    score.sub_(y).mul_(weights)
+    return total, spread[None]
+
+
+def softmax_terms(z: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted cross-entropy of z (b, k), and sum_i w p_c (1 - p_c) of shape (k,).
+
+    z becomes the weighted residual.
+
+    Notes
+    -----
+    loss = log sum_c exp(z_c) - z_y, p = softmax(z), residual = w (p - onehot(y)).
+    """
+    z -= z.amax(dim=1, keepdim=True)
+    own = z.gather(1, labels[:, None])[:, 0]
+    sums = z.exp_().sum(dim=1)
+    total = (weights * (sums.log() - own)).sum(dtype=torch.float64)
+    z /= sums[:, None]
+    spread = weights @ (z - z * z)
+    z *= weights[:, None]
+    z.scatter_add_(1, labels[:, None], -weights[:, None])
+    return total, spread.double()
+
+
+def objective(problem: Problem, centre: Tensor) -> Objective:
+    """Return the function to minimise, for rows that are centred as they are read.
+
+    Parameters
+    ----------
+    problem : Problem
+    centre : Tensor of shape (d,), float64
+        Subtracted from every row; only the intercept notices.
+
+    Returns
+    -------
+    objective : callable
+        Takes theta, float64 of shape (outputs, d + 1), the last column the intercepts. Returns
+        the value, the gradient, and the mean of p_c (1 - p_c) for `Curvature.apply_inverse`.
+
+    Notes
+    -----
+    Products in the working dtype, sums over blocks in float64. Memory: one block of rows and its
+    outputs.
+    """
+    X = problem.X
+    d, dtype, device = X.shape[1], working_dtype(X), device_of(X)
+    terms = binary_terms if problem.outputs == 1 else softmax_terms
+    size = min(block_rows(X), X.shape[0])
+    scratch = torch.empty((size, d), dtype=dtype, device=device)
+    shift = centre.to(dtype)
+
+    def evaluate(theta: Tensor) -> tuple[float, Tensor, Tensor]:
+        low = theta.to(dtype)
+        weight, bias = low[:, :d].T, low[:, d]
+        loss = 0.5 * problem.l2 * theta[:, :d].square().sum()
+        gradient = theta * problem.l2
+        gradient[:, d] = 0.0
+        spread = torch.zeros_like(theta[:, 0])
+        for positions, rows in tensor_blocks(X, size):
+            block = torch.sub(rows, shift, out=scratch[: len(rows)])
+            z = torch.addmm(bias, block, weight)
+            added = terms(z, problem.labels[positions], problem.weights[positions])
+            loss, spread = loss + added[0], spread + added[1]
+            gradient[:, :d] += z.T @ block
+            gradient[:, d] += z.sum(dim=0)
+        if not problem.fit_intercept:
+            gradient[:, d] = 0.0
+        return float(loss), gradient, spread
+
+    return evaluate
+
+
+class Curvature(NamedTuple):
+    """A guess of the Hessian: per output c, h_c Cov + l2 I for W and h_c for b.
+
+    Attributes
+    ----------
+    centre : Tensor of shape (d,)
+        Mean of the rows, or 0 when there is no intercept to take it up.
+    scale : Tensor of shape (d,)
+        Spread of each column, 1 where a column is constant.
+    spectrum : Tensor of shape (d,)
+        Eigenvalues of Cov, or its diagonal.
+    basis : Tensor of shape (d, d) or None
+        Eigenvectors of Cov in columns.
+    l2 : float
+    """
+
+    centre: Tensor
+    scale: Tensor
+    spectrum: Tensor
+    basis: Tensor | None
+    l2: float
+
+    def apply_inverse(self, gradient: Tensor, spread: Tensor) -> Tensor:
+        """Return the step that the inverse of the guess makes of a gradient (outputs, d + 1).
+
+        Parameters
+        ----------
+        gradient : Tensor of shape (outputs, d + 1)
+        spread : Tensor of shape (outputs,)
+            h, the mean of p_c (1 - p_c) over the rows.
+        """
+        h = spread[:, None].clamp(min=SMALLEST_SPREAD)
+        weight, intercept = gradient[:, :-1], gradient[:, -1:]
+        inverse = 1.0 / (h * self.spectrum + self.l2)
+        if self.basis is None:
+            weight = weight * inverse
+        else:
+            weight = ((weight @ self.basis) * inverse) @ self.basis.T
+        step = torch.cat([weight, intercept / h], dim=1)
+        # Adding one vector to every class changes no probability: such steps are left out.
+        return step if len(step) == 1 else step - step.mean(dim=0)
+
+
+def curvature(problem: Problem) -> Curvature:
+    """Return a guess of the Hessian of the objective.
+
+    Notes
+    -----
+    The Hessian is sum_i w_i (diag(p_i) - p_i p_i^T) x x_i x_i^T + l2 I. Kept are its class blocks,
+    with the average of p (1 - p) in place of that of each row. Where d^3 would cost more than it
+    saves, Cov is cut down to its diagonal.
+    """
+    n, d = problem.X.shape
+    full = d * d <= FULL_CURVATURE_RATIO * n * problem.outputs
+    found = moments(problem.X, _sampled(problem.weights, d), diagonal=not full)
+    mean, second = found.mean, found.scatter / found.total
+    if not problem.fit_intercept:
+        second = second + (torch.outer(mean, mean) if full else mean * mean)
+        mean = torch.zeros_like(mean)
+    variance = second.diagonal() if full else second
+    rounding = (torch.finfo(working_dtype(problem.X)).eps * found.mean).square()
+    scale = torch.where(variance <= rounding, 1.0, variance.sqrt())
+    spectrum, basis = torch.linalg.eigh(second) if full else (variance, None)
+    # Directions without spread have no gradient either: they only must not divide by 0.
+    least = float(spectrum.amax()) * torch.finfo(torch.float64).eps * d
+    spectrum = spectrum.clamp(min=max(least, torch.finfo(torch.float64).tiny))
+    return Curvature(mean, scale, spectrum, basis, problem.l2)
+
+
+def _sampled(weights: Tensor, d: int) -> Tensor:
+    """Return the weights with all but a sample of them set to 0."""
+    wanted = max(SAMPLED_ROWS_AT_LEAST, SAMPLED_ROWS_PER_COLUMN * d)
+    keep = wanted / max(int(weights.count_nonzero()), 1)
+    if keep >= 1.0:
+        return weights
+    # A fixed seed: the same rows give the same answer on every run.
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.rand(len(weights), generator=generator) < keep
+    return weights * chosen.to(weights.device)
