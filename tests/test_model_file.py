@@ -1,0 +1,63 @@
+"""Model files: safetensors with JSON, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyfeat._model_file import load_model, replace_file, save_model
+
+
+def test_arrays_and_facts_come_back(tmp_path: Path) -> None:
+    arrays = {
+        "numbers": np.arange(6.0).reshape(2, 3),
+        "flags": np.array([True, False]),
+        "names": np.array(["Katze", "犬"]),
+        "column_major": np.asfortranarray(np.arange(6).reshape(2, 3)),
+    }
+    save_model(tmp_path / "m", "Thing", arrays, {"C": 1.5, "nested": {"a": [1, None]}})
+    got, facts = load_model(tmp_path / "m", "Thing")
+    assert facts == {"C": 1.5, "nested": {"a": [1, None]}}
+    assert got.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(got[name], array)
+        assert got[name].dtype == array.dtype
+
+
+def test_objects_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="classes must hold numbers, bools or text"):
+        save_model(tmp_path / "m", "Thing", {"classes": np.array([object()])}, {})
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="path must be a model file, got "):
+        load_model(tmp_path / "m", "Thing")
+
+
+def test_other_bytes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"something else entirely")
+    with pytest.raises(ValueError, match="path must be a pyfeat model"):
+        load_model(tmp_path / "m", "Thing")
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", "Other", {"a": np.zeros(1)}, {})
+    with pytest.raises(ValueError, match=r"must hold a Thing \(format 1\), got Other"):
+        load_model(tmp_path / "m", "Thing")
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_file(tmp_path / "m", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(tmp_path / "m", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert (tmp_path / "m").read_bytes() == b"old"
