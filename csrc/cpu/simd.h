@@ -117,10 +117,9 @@ static inline Vec shift_right32(Vec v) {
   return reinterpret_cast<Vec>(reinterpret_cast<Ints>(v) >> bits);
 }
 static inline Vec pair_sums(Vec a, Vec b) {
-  const Words x = reinterpret_cast<Words>(a), y = reinterpret_cast<Words>(b);
-  const Ints even = Ints{x[0], x[2], x[4], x[6]} * Ints{y[0], y[2], y[4], y[6]};
-  const Ints odd = Ints{x[1], x[3], x[5], x[7]} * Ints{y[1], y[3], y[5], y[7]};
-  return reinterpret_cast<Vec>(even + odd);
+  const Ints x = reinterpret_cast<Ints>(a), y = reinterpret_cast<Ints>(b);
+  const Ints low = (x << 16 >> 16) * (y << 16 >> 16);
+  return reinterpret_cast<Vec>(low + (x >> 16) * (y >> 16));
 }
 static inline Vec interleave_low8(Vec a, Vec b) {
   return Vec{a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3],
@@ -154,7 +153,16 @@ static inline Vec load_lanes(const std::uint8_t* const* rows, std::ptrdiff_t off
 }
 template <int... index>
 static inline Vec shuffle(Vec v) {
-  return Vec{(index < 0 ? std::uint8_t{0} : v[index & 15])...};
+  constexpr int from[16] = {index...};
+  std::uint8_t bytes[16];
+  store(bytes, v);
+  const auto int_at = [&](int i) {
+    std::uint32_t n = 0;
+    for (int k = 0; k < 4; ++k)
+      if (from[i + k] >= 0) n |= std::uint32_t{bytes[from[i + k]]} << (8 * k);
+    return static_cast<std::int32_t>(n);
+  };
+  return reinterpret_cast<Vec>(Ints{int_at(0), int_at(4), int_at(8), int_at(12)});
 }
 
 #endif

@@ -37,8 +37,8 @@ class Preprocessing:
     interpolation : {"bicubic", "bilinear"}, default="bicubic"
         Filter, widened by the factor of a reduction (antialiased).
     mean, std : tuple of 3 float
-        Mean and standard deviation of R, G and B, for pixel values in [0, 1]. Finite, `std` above 0.
-        By default those of ImageNet.
+        Mean and standard deviation of R, G and B, for pixel values in [0, 1]; by default those of
+        ImageNet. Finite, `std` above 0.
 
     Raises
     ------
@@ -144,12 +144,15 @@ def preprocess(
     becomes `resize`, the long side ``int(resize * long / short)``, and the crop starts at
     ``round((side - crop) / 2)``, ties to even.
 
-    Pixels are those of Pillow's ``Image.resize``, bit for bit: across, then down, with weights
-    w[i, x] = f((x + 1/2 - c[i]) / s) / sum, c[i] = (i + 1/2) * scale, s = max(scale, 1), f the triangle
-    or Keys' cubic with a = -1/2 [1]_, computed in float64 and rounded to multiples of 2^-22. Each pass
-    sums integers and rounds to a byte. Every backend and instruction set gives the same bits.
+    Pixels are those of Pillow's ``Image.resize``, bit for bit: first across, then down, with
+    weights w[i, x] = f((x + 1/2 - c[i]) / s) / sum, c[i] = (i + 1/2) * scale, s = max(scale, 1),
+    f the triangle or Keys' cubic with a = -1/2 [1]_, computed in float64 and rounded to multiples
+    of 2^-22. Each pass sums integers, rounds and clips to a byte. Hence every backend and
+    instruction set gives the same bits. Pillow 13 and later go down first when they reduce an image
+    more than twice as tall as wide, which moves a few pixels at hard edges by a few 255ths; here
+    the order is fixed, so that features do not depend on a version.
 
-    Memory, "cpp": 3 * crop bytes per source row, rounded up to 192. Releases the GIL; safe to call from several
+    Memory of "cpp": about 3 * crop bytes per source row. It releases the GIL and may run in several
     threads at once.
 
     References

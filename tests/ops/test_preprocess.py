@@ -1,0 +1,273 @@
+"""The op `preprocess` against Pillow, torchvision and its own reference."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyfeat.ops import Preprocessing, preprocess
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# Pixels come back as they were: (v / 255 - 0) / 1, times 255, is v again after rounding.
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+# (h, w), (resize, crop): up and down, odd, prime, one pixel, crop of everything, smaller than crop.
+SIZES = [
+    ((1, 1), (8, 5)),
+    ((1, 9), (6, 6)),
+    ((9, 1), (6, 5)),
+    ((2, 3), (256, 224)),
+    ((17, 19), (23, 11)),
+    ((37, 53), (64, 64)),
+    ((97, 101), (31, 29)),
+    ((100, 150), (64, 56)),
+    ((256, 300), (256, 224)),
+    ((300, 256), (256, 224)),
+    ((256, 256), (256, 256)),
+    ((375, 500), (256, 224)),
+    ((500, 375), (256, 224)),
+    ((10, 2000), (8, 7)),
+    ((2000, 10), (8, 7)),
+    ((400, 601), (3, 1)),
+]
+
+
+def noise(rng, shape):
+    return rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def photo(rng, shape):
+    """Return noise whose lower half is black and white only: there, overshoot must be clipped."""
+    image = noise(rng, shape)
+    lower = image[shape[0] // 2 :]
+    lower[...] = (lower > 127) * np.uint8(255)
+    return image
+
+
+def pillow(image, spec):
+    """Return Pillow's pixels (3, crop, crop).
+
+    One direction a call: Pillow 13 goes down first where older versions go across first.
+    """
+    h, w, _ = image.shape
+    longer = int(spec.resize * max(h, w) / min(h, w))
+    width, height = (spec.resize, longer) if w <= h else (longer, spec.resize)
+    how = FILTERS[spec.interpolation]
+    resized = Image.fromarray(image).resize((width, h), how).resize((width, height), how)
+    top, left = round((height - spec.crop) / 2), round((width - spec.crop) / 2)
+    pixels = np.asarray(resized.crop((left, top, left + spec.crop, top + spec.crop)))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def to_bytes(pixels):
+    return (pixels * 255).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize(("shape", "sizes"), SIZES)
+def test_pixels_equal_pillow(backend, rng, shape, sizes, interpolation):
+    spec = Preprocessing(*sizes, interpolation, **PLAIN)
+    image = photo(rng, shape)
+    got = to_bytes(preprocess(image, spec, backend=backend.name))
+    assert torch.equal(got, pillow(image, spec))
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize(("shape", "sizes"), SIZES)
+def test_reference_pixels_equal_pillow(rng, shape, sizes, interpolation):
+    spec = Preprocessing(*sizes, interpolation, **PLAIN)
+    image = photo(rng, shape)
+    got = to_bytes(preprocess(image, spec, backend="reference"))
+    assert torch.equal(got, pillow(image, spec))
+
+
+def test_random_sizes_equal_pillow(backend, rng):
+    for _ in range(60):
+        h, w = (int(v) for v in np.exp(rng.uniform(0, 5.5, 2)))
+        resize = int(rng.integers(1, 60))
+        spec = Preprocessing(resize, int(rng.integers(1, resize + 1)), **PLAIN)
+        image = photo(rng, (h, w))
+        got = to_bytes(preprocess(image, spec, backend=backend.name))
+        assert torch.equal(got, pillow(image, spec)), (h, w, spec)
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize("shape", [(375, 500), (480, 640), (250, 200), (31, 47)])
+def test_equals_torchvision_transforms(backend, rng, shape, interpolation):
+    from torchvision import transforms
+
+    spec = Preprocessing(interpolation=interpolation)
+    pipeline = transforms.Compose(
+        [
+            transforms.Resize(spec.resize, transforms.InterpolationMode(interpolation)),
+            transforms.CenterCrop(spec.crop),
+            transforms.ToTensor(),
+            transforms.Normalize(spec.mean, spec.std),
+        ]
+    )
+    image = noise(rng, shape)
+    expected = pipeline(Image.fromarray(image))
+    assert torch.equal(preprocess(image, spec, backend=backend.name), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (300, 200), (10, 20000), (20000, 10)])
+def test_equals_reference(backend, rng, shape):
+    image = noise(rng, shape)
+    spec = Preprocessing(std=(0.2, 0.3, 0.4))
+    expected = preprocess(image, spec, backend="reference")
+    assert torch.equal(preprocess(image, spec, backend=backend.name), expected)
+
+
+def test_bfloat16_is_the_rounded_float32(backend, rng):
+    image = noise(rng, (60, 80))
+    exact = preprocess(image, Preprocessing(), backend="reference")
+    short = preprocess(image, Preprocessing(), dtype=torch.bfloat16, backend=backend.name)
+    assert torch.equal(short, exact.bfloat16())
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a[::2],
+        lambda a: a[:, 5:40],
+        lambda a: a[:, ::3],
+        lambda a: a[::-1],
+        lambda a: a[:, ::-1],
+        lambda a: a[..., ::-1],
+        lambda a: a.transpose(1, 0, 2),
+        lambda a: np.broadcast_to(a[:1], (30, *a.shape[1:])),
+    ],
+)
+def test_strides_do_not_matter(backend, rng, view):
+    image = view(noise(rng, (50, 70)))
+    spec = Preprocessing(32, 28)
+    expected = preprocess(image.copy(), spec, backend=backend.name)
+    assert torch.equal(preprocess(image, spec, backend=backend.name), expected)
+
+
+def test_non_contiguous_tensor(backend, rng):
+    planes = torch.from_numpy(noise(rng, (40, 50))).permute(2, 0, 1).contiguous()
+    image = planes.permute(1, 2, 0)
+    spec = Preprocessing(32, 28)
+    expected = preprocess(image.contiguous(), spec, backend="reference")
+    assert torch.equal(preprocess(image, spec, backend=backend.name), expected)
+
+
+@pytest.mark.parametrize("name", ["cpp", "reference"])
+def test_read_only_image(rng, name):
+    image = noise(rng, (40, 50))
+    expected = preprocess(image.copy(), Preprocessing(), backend=name)
+    image.flags.writeable = False
+    assert torch.equal(preprocess(image, Preprocessing(), backend=name), expected)
+
+
+def test_image_at_the_end_of_its_page(backend, rng):
+    # A kernel that reads past the last pixel meets memory that may not be read.
+    page = mmap.PAGESIZE
+    area = mmap.mmap(-1, 3 * page)
+    libc = ctypes.CDLL(None, use_errno=True)
+    everything = np.frombuffer(area, np.uint8)
+    start = everything.ctypes.data
+    assert libc.mprotect(ctypes.c_void_p(start + 2 * page), page, 0) == 0
+    for h, w in [(1, 1), (3, 5), (40, 31), (31, 40)]:
+        image = everything[2 * page - h * w * 3 : 2 * page].reshape(h, w, 3)
+        image[:] = noise(rng, (h, w))
+        expected = preprocess(image, Preprocessing(28, 24), backend="reference")
+        got = preprocess(image, Preprocessing(28, 24), backend=backend.name)
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ["cpp", "reference"])
+def test_out_slot_is_filled_and_neighbours_are_not_touched(rng, name):
+    batch = torch.full((3, 3, 28, 28), 7.0)
+    image = noise(rng, (40, 50))
+    spec = Preprocessing(32, 28)
+    result = preprocess(image, spec, out=batch[1], backend=name)
+    assert result.data_ptr() == batch[1].data_ptr()
+    assert torch.equal(batch[1], preprocess(image, spec))
+    assert bool((batch[::2] == 7).all())
+
+
+def test_image_is_not_changed(backend, rng):
+    image = noise(rng, (40, 50))
+    before = image.copy()
+    preprocess(image, Preprocessing(), backend=backend.name)
+    assert np.array_equal(image, before)
+
+
+def test_eight_threads_give_the_same_bytes(backend, rng):
+    images = [noise(rng, (100 + 3 * i, 140)) for i in range(8)]
+    alone = [preprocess(i, Preprocessing(), backend=backend.name) for i in images]
+    with ThreadPoolExecutor(8) as pool:
+        together = pool.map(
+            lambda i: preprocess(i, Preprocessing(), backend=backend.name), images * 8
+        )
+        assert all(torch.equal(a, b) for a, b in zip(alone * 8, together, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"resize": 0}, ValueError, "resize must be at least 1, got 0"),
+        ({"resize": 2.5}, TypeError, "resize must be an integer, got 2.5"),
+        ({"crop": 300}, ValueError, r"crop must be in \[1, resize=256\], got 300"),
+        ({"crop": 0}, ValueError, r"crop must be in \[1, resize=256\], got 0"),
+        ({"interpolation": "nearest"}, ValueError, "interpolation must be one of"),
+        ({"mean": (0.5, 0.5)}, ValueError, "mean must be three finite numbers"),
+        ({"std": (0.5, float("nan"), 0.5)}, ValueError, "std must be three finite numbers"),
+        ({"std": (0.5, 0.0, 0.5)}, ValueError, "std must be above 0"),
+    ],
+)
+def test_rejects_setting(change, error, message):
+    with pytest.raises(error, match=message):
+        Preprocessing(**change)
+
+
+def test_lists_and_tuples_make_equal_settings():
+    assert Preprocessing(mean=[0.5, 0.5, 0.5]) == Preprocessing(mean=(0.5, 0.5, 0.5))
+
+
+def test_parts_are_json_and_name_every_field():
+    parts = Preprocessing().to_parts()
+    assert json.loads(json.dumps(parts)) == parts
+    assert set(parts) == {"resize", "crop", "interpolation", "antialias", "mean", "std"}
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        ([[1, 2, 3]], TypeError, "image must be an ndarray or a Tensor, got list"),
+        (np.zeros((4, 4, 3), np.float32), TypeError, "image must have dtype uint8, got float32"),
+        (torch.zeros(4, 4, 3), TypeError, "image must have dtype uint8, got torch.float32"),
+        (np.zeros((4, 4), np.uint8), ValueError, r"image must have shape \(h, w, 3\)"),
+        (np.zeros((3, 4, 4), np.uint8), ValueError, r"image must have shape .* got \(3, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, r"h and w at least 1, got \(0, 4, 3\)"),
+    ],
+)
+def test_rejects_image(image, error, message):
+    with pytest.raises(error, match=message):
+        preprocess(image, Preprocessing())
+
+
+def test_rejects_dtype():
+    with pytest.raises(TypeError, match=r"dtype must be torch.float32 or torch.bfloat16, got"):
+        preprocess(np.zeros((4, 4, 3), np.uint8), Preprocessing(), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (torch.empty(3, 5, 4), r"out must have shape \(3, 4, 4\), got \(3, 5, 4\)"),
+        (torch.empty(3, 4, 4, dtype=torch.bfloat16), "out must have dtype torch.float32, got"),
+        (torch.empty(4, 4, 3).permute(2, 0, 1), "out must be contiguous, got strides"),
+    ],
+)
+def test_rejects_out(out, message):
+    with pytest.raises(ValueError, match=message):
+        preprocess(np.zeros((4, 4, 3), np.uint8), Preprocessing(8, 4), out=out)
