@@ -18,8 +18,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from pyfeat._estimator_file import load_estimator, save_estimator
 from pyfeat._identity import Space, check_rows_space, space_of
-from pyfeat._model_file import load_model, save_model
 from pyfeat._tensors import (
     Rows,
     block_rows,
@@ -30,13 +30,9 @@ from pyfeat._tensors import (
     to_numpy,
     working_dtype,
 )
-from pyfeat.heads._lbfgs import Minimum, minimize
-from pyfeat.heads._softmax import Problem, curvature, objective
+from pyfeat.heads._lbfgs import Minimum
+from pyfeat.heads._softmax import Problem, solve
 from pyfeat.heads._weights import check_sample_weight, class_weight_of_rows
-
-KIND = "LogisticHead"
-# A class without weight still needs a finite first intercept.
-SMALLEST_SHARE = 1e-6
 
 
 class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -161,6 +157,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"y must hold at least 2 classes, got {len(self.classes_)} class: "
                 f"{self.classes_.tolist()}"
             )
+        # The code of a masked row is arbitrary: its weight is 0.
         codes = np.searchsorted(self.classes_, labels).clip(max=len(self.classes_) - 1)
         weights *= class_weight_of_rows(self.class_weight, self.classes_, codes, weights)
         found = self._minimise(rows, codes, weights)
@@ -235,19 +232,15 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If the classes are objects other than text.
         """
         check_is_fitted(self)
-        classes = self.classes_
-        if classes.dtype == object and all(isinstance(c, str) for c in classes):
-            classes = classes.astype(str)
-        arrays = {"classes": classes, "coef": self.coef_, "intercept": self.intercept_}
-        arrays["n_iter"] = self.n_iter_
-        names = getattr(self, "feature_names_in_", None)
-        facts = {
-            "params": _params_to_json(self.get_params()),
-            "classes_are_objects": bool(self.classes_.dtype == object),
-            "feature_names": None if names is None else names.tolist(),
-            "space": None if self.space_ is None else self.space_.to_json(),
+        are_objects = bool(self.classes_.dtype == object)
+        are_text = are_objects and all(isinstance(name, str) for name in self.classes_)
+        arrays = {
+            "classes": self.classes_.astype(str) if are_text else self.classes_,
+            "coef": self.coef_,
+            "intercept": self.intercept_,
+            "n_iter": self.n_iter_,
         }
-        save_model(path, KIND, arrays, facts)
+        save_estimator(path, self, arrays, {"classes_are_objects": are_objects})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LogisticHead:
@@ -269,16 +262,11 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the file holds something else.
         """
-        arrays, facts = load_model(path, KIND)
-        head = cls(**_params_from_json(facts["params"]))
+        head, arrays, facts = load_estimator(path, cls)
         classes = arrays["classes"]
         head.classes_ = classes.astype(object) if facts["classes_are_objects"] else classes
         head.coef_, head.intercept_ = arrays["coef"], arrays["intercept"]
         head.n_iter_ = arrays["n_iter"]
-        head.n_features_in_ = head.coef_.shape[1]
-        if facts["feature_names"] is not None:
-            head.feature_names_in_ = np.array(facts["feature_names"], dtype=object)
-        head.space_ = None if facts["space"] is None else Space.from_json(facts["space"])
         return head
 
     def _check_parameters(self) -> None:
@@ -289,7 +277,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_labels(self, y: Any, rows: Rows) -> NDArray[Any]:
         if y is None:
-            raise ValueError(f"{KIND} requires y to be passed, but the target y is None")
+            raise ValueError("LogisticHead requires y to be passed, but the target y is None")
         labels: NDArray[Any] = column_or_1d(to_numpy(y), warn=True)
         check_consistent_length(rows, labels)
         assert_all_finite(labels, input_name="y")
@@ -304,35 +292,15 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _minimise(self, rows: Rows, codes: NDArray[Any], weights: NDArray[Any]) -> Minimum:
         device, total = device_of(rows), float(weights.sum())
-        n_classes = len(self.classes_)
         problem = Problem(
             X=rows,
             labels=torch.from_numpy(codes.astype(np.int64)).to(device),
             weights=torch.from_numpy(weights / total).to(device, working_dtype(rows)),
-            outputs=1 if n_classes == 2 else n_classes,
+            outputs=1 if len(self.classes_) == 2 else len(self.classes_),
             l2=1.0 / (self.C * total),
             fit_intercept=self.fit_intercept,
         )
-        guess = curvature(problem)
-        d = rows.shape[1]
-        start = torch.zeros((problem.outputs, d + 1), dtype=torch.float64, device=device)
-        if self.fit_intercept:
-            share = np.bincount(codes, weights=weights / total, minlength=n_classes)
-            logs = np.log(share.clip(min=SMALLEST_SHARE))
-            # The best intercepts while coef is 0.
-            best = logs[1:] - logs[:1] if n_classes == 2 else logs - logs.mean()
-            start[:, d] = torch.from_numpy(best).to(device)
-        found = minimize(
-            objective(problem, guess.centre),
-            start,
-            precondition=guess.apply_inverse,
-            gradient_size=lambda g: float(
-                torch.maximum((g[:, :d] / guess.scale).abs().amax(), g[:, d].abs().amax())
-            ),
-            tol=self.tol,
-            max_iter=self.max_iter,
-            noise=torch.finfo(working_dtype(rows)).eps,
-        )
+        found = solve(problem, tol=self.tol, max_iter=self.max_iter)
         if not found.converged:
             warnings.warn(
                 f"LogisticHead did not converge to tol={self.tol} in {found.n_iter} steps; "
@@ -340,7 +308,6 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        found.x[:, d] -= found.x[:, :d] @ guess.centre
         return found
 
     def _check_fitted(self, X: Any) -> Rows:
@@ -369,19 +336,3 @@ def _log_probabilities(z: Tensor) -> Tensor:
 
 def _winner(z: Tensor) -> Tensor:
     return (z > 0).long() if z.shape[1] == 1 else z.argmax(dim=1, keepdim=True)
-
-
-def _params_to_json(params: Mapping[str, Any]) -> dict[str, Any]:
-    # JSON knows neither infinity, nor keys that are numbers, nor numpy's scalars.
-    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in params.items()}
-    plain["C"] = repr(float(plain["C"]))
-    if isinstance(plain["class_weight"], Mapping):
-        pairs = plain["class_weight"].items()
-        plain["class_weight"] = [[np.asarray(c).item(), float(w)] for c, w in pairs]
-    return plain
-
-
-def _params_from_json(params: dict[str, Any]) -> dict[str, Any]:
-    weight = params["class_weight"]
-    weight = dict(weight) if isinstance(weight, list) else weight
-    return {**params, "C": float(params["C"]), "class_weight": weight}

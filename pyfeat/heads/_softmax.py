@@ -9,13 +9,15 @@ from torch import Tensor
 
 from pyfeat._moments import moments
 from pyfeat._tensors import Rows, block_rows, device_of, tensor_blocks, working_dtype
-from pyfeat.heads._lbfgs import Objective
+from pyfeat.heads._lbfgs import Minimum, Objective, minimize
 
 # Rows that the covariance is estimated from: it only preconditions, a rough one will do.
 SAMPLED_ROWS_PER_COLUMN = 8
 SAMPLED_ROWS_AT_LEAST = 4096
 # Eigenvectors cost about d^3 and save dozens of passes over n * d * outputs numbers.
 FULL_CURVATURE_RATIO = 20
+# A class without weight still needs a finite first intercept.
+SMALLEST_SHARE = 1e-6
 # Where every row is certain, the guess must stay invertible.
 SMALLEST_SPREAD = 1e-6
 
@@ -41,6 +43,47 @@ class Problem(NamedTuple):
     outputs: int
     l2: float
     fit_intercept: bool
+
+
+def solve(problem: Problem, *, tol: float, max_iter: int) -> Minimum:
+    """Return theta = [W | b], float64 of shape (outputs, d + 1), at the minimum of the objective.
+
+    Parameters
+    ----------
+    problem : Problem
+    tol : float
+        Stop when no entry of the gradient exceeds it, columns in units of their spread.
+    max_iter : int
+    """
+    d = problem.X.shape[1]
+    guess = curvature(problem)
+
+    def largest_entry(gradient: Tensor) -> float:
+        weight, intercept = gradient[:, :d] / guess.scale, gradient[:, d]
+        return float(torch.maximum(weight.abs().amax(), intercept.abs().amax()))
+
+    found = minimize(
+        objective(problem, guess.centre),
+        _start(problem),
+        precondition=guess.apply_inverse,
+        gradient_size=largest_entry,
+        tol=tol,
+        max_iter=max_iter,
+        noise=torch.finfo(working_dtype(problem.X)).eps,
+    )
+    found.x[:, d] -= found.x[:, :d] @ guess.centre
+    return found
+
+
+def _start(problem: Problem) -> Tensor:
+    """Return W = 0 with the intercepts that are best there."""
+    k, d = problem.outputs, problem.X.shape[1]
+    theta = torch.zeros((k, d + 1), dtype=torch.float64, device=problem.labels.device)
+    if problem.fit_intercept:
+        share = torch.bincount(problem.labels, problem.weights.double(), minlength=max(k, 2))
+        logs = share.clamp(min=SMALLEST_SHARE).log()
+        theta[:, d] = logs[1:] - logs[:1] if k == 1 else logs - logs.mean()
+    return theta
 
 
 def binary_terms(z: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
