@@ -25,7 +25,7 @@ class Batches:
     size : int or "auto"
         Most images of one call. "auto" begins with 16 on a CPU and 128 on a GPU and halves when
         memory runs out.
-    deterministic : bool
+    one_by_one : bool
         One image a call, so that no kernel is chosen by the number of images.
     """
 
@@ -34,12 +34,12 @@ class Batches:
         forward: Callable[[Tensor], Tensor],
         device: torch.device,
         size: int | str,
-        deterministic: bool,
+        one_by_one: bool,
     ) -> None:
         self._forward = forward
         self._device = device
         self._may_shrink = size == "auto"
-        self._deterministic = deterministic
+        self._one_by_one = one_by_one
         automatic = AUTO_CUDA if device.type == "cuda" else AUTO_CPU
         self.size = int(automatic if size == "auto" else size)
 
@@ -54,7 +54,7 @@ class Batches:
         parts: list[NDArray[np.float32]] = []
         done = 0
         while done < len(tensors):
-            step = 1 if self._deterministic else self.size
+            step = 1 if self._one_by_one else self.size
             chunk = tensors[done : done + step]
             try:
                 parts.append(self._run(chunk))

@@ -48,8 +48,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     device : str or torch.device, default="auto"
         "auto" is the GPU when there is one, else the CPU.
     deterministic : bool, default=False
-        Give rows whose bits do not depend on the batch size or on the other images of a call. One
-        image a pass: slower, above all on a GPU.
+        Promise rows whose bits do not depend on the batch size or on the other images of a call. On
+        a CPU that costs nothing; on a GPU it means one image a pass, which is slow.
     on_error : {"raise", "nan"}, default="raise"
         What to do about an input that cannot be read: raise, or give it a row of NaN.
     progress : bool or callable, default=False

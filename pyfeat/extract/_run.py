@@ -84,7 +84,9 @@ def run(
     outcome : Outcome
         One for each input.
     """
-    batches = Batches(backbone, backbone.device, options.batch_size, options.deterministic)
+    # A backbone that computes in chunks of one size gives bits that do not depend on the batch.
+    one_by_one = options.deterministic and backbone.chunk is None
+    batches = Batches(backbone, backbone.device, options.batch_size, one_by_one)
     is_stored = None if store is None else (lambda key: bool(store.contains([key])[0]))
     preparer = Preparer(backbone.preprocessing, is_stored)
     ahead = 2 * batches.size

@@ -1,4 +1,4 @@
-"""A small real backbone that counts the images it sees, and photos on disk."""
+"""A small real backbone, a count of the images that go through any backbone, photos on disk."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pyfeat.backbones import Backbone
 from pyfeat.ops import Preprocessing
 
 SMALL = Preprocessing(resize=36, crop=32, interpolation="bilinear")
 
 
-class CountingBackbone(nn.Module):
-    """A convolution and its pooled map; `seen` counts images over all copies of the module."""
-
-    seen = 0
+class SmallBackbone(nn.Module):
+    """A convolution, a mix of its channels, and their pooled map."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -27,14 +26,31 @@ class CountingBackbone(nn.Module):
         self.mix = nn.Conv2d(8, 8, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        type(self).seen += len(x)
         return self.mix(torch.relu(self.conv(x)))
 
 
 @pytest.fixture
-def backbone() -> CountingBackbone:
-    CountingBackbone.seen = 0
-    return CountingBackbone()
+def backbone() -> SmallBackbone:
+    return SmallBackbone()
+
+
+class Seen:
+    """How many images went through a backbone since the count was last set."""
+
+    n = 0
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    count = Seen()
+    call = Backbone.__call__
+
+    def counted(self: Backbone, batch: torch.Tensor) -> torch.Tensor:
+        count.n += len(batch)
+        return call(self, batch)
+
+    monkeypatch.setattr(Backbone, "__call__", counted)
+    return count
 
 
 @pytest.fixture

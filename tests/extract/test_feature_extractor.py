@@ -20,8 +20,9 @@ from torch import nn
 
 from pyfeat import FeatureExtractor, FeatureStore, Space
 from pyfeat.errors import InputError, SpaceError, StoreWarning
+from pyfeat.extract._batches import Batches
 
-from .conftest import SMALL, CountingBackbone
+from .conftest import SMALL, Seen, SmallBackbone
 
 
 def extractor(backbone: nn.Module, **kwargs: Any) -> FeatureExtractor:
@@ -30,7 +31,7 @@ def extractor(backbone: nn.Module, **kwargs: Any) -> FeatureExtractor:
 
 # Rows of the backbone run by hand, one image at a time, in float64.
 def expected_rows(paths: list[str]) -> np.ndarray:
-    backbone = CountingBackbone().double()
+    backbone = SmallBackbone().double()
     rows = []
     for path in paths:
         image = Image.open(path)
@@ -50,7 +51,7 @@ def expected_rows(paths: list[str]) -> np.ndarray:
 
 
 def test_rows_are_those_of_the_backbone_run_by_hand(
-    backbone: CountingBackbone, photos: list[str]
+    backbone: SmallBackbone, photos: list[str]
 ) -> None:
     got = extractor(backbone).transform(photos)
     want = expected_rows(photos)
@@ -82,26 +83,26 @@ def forms(paths: list[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("form", list(forms([])))
 def test_every_form_of_input_gives_the_rows_of_paths(
-    backbone: CountingBackbone, photos: list[str], form: str
+    backbone: SmallBackbone, photos: list[str], form: str
 ) -> None:
     transform = extractor(backbone, deterministic=True).transform
     np.testing.assert_array_equal(transform(forms(photos)[form]), transform(photos))
 
 
 def test_batch_of_arrays_gives_the_rows_of_its_images(
-    backbone: CountingBackbone, rng: np.random.Generator
+    backbone: SmallBackbone, rng: np.random.Generator
 ) -> None:
     batch = rng.integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
     transform = extractor(backbone, deterministic=True).transform
     np.testing.assert_array_equal(transform(batch), transform(list(batch)))
 
 
-def test_single_array_is_one_image(backbone: CountingBackbone, rng: np.random.Generator) -> None:
+def test_single_array_is_one_image(backbone: SmallBackbone, rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     assert extractor(backbone).transform(image).shape == (1, 8)
 
 
-def test_no_input_gives_no_rows(backbone: CountingBackbone) -> None:
+def test_no_input_gives_no_rows(backbone: SmallBackbone) -> None:
     assert extractor(backbone).transform([]).shape == (0, 8)
 
 
@@ -114,17 +115,17 @@ def test_no_input_gives_no_rows(backbone: CountingBackbone) -> None:
     ],
     ids=["path", "matrix", "two columns"],
 )
-def test_input_of_another_form_is_refused(backbone: CountingBackbone, X: Any, message: str) -> None:
+def test_input_of_another_form_is_refused(backbone: SmallBackbone, X: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         extractor(backbone).transform(X)
 
 
-def test_number_is_no_input(backbone: CountingBackbone) -> None:
+def test_number_is_no_input(backbone: SmallBackbone) -> None:
     with pytest.raises(TypeError, match="X must be a list of inputs, got int"):
         extractor(backbone).transform(3)
 
 
-def test_item_of_another_type_is_named(backbone: CountingBackbone, photos: list[str]) -> None:
+def test_item_of_another_type_is_named(backbone: SmallBackbone, photos: list[str]) -> None:
     with pytest.raises(InputError, match=r"X\[1\]: must be a path, bytes, .* got float"):
         extractor(backbone).transform([photos[0], 3.0])
 
@@ -134,7 +135,7 @@ def test_item_of_another_type_is_named(backbone: CountingBackbone, photos: list[
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, "auto"])
 def test_deterministic_rows_do_not_depend_on_the_batch_size(
-    backbone: CountingBackbone, photos: list[str], size: Any
+    backbone: SmallBackbone, photos: list[str], size: Any
 ) -> None:
     one = extractor(backbone, deterministic=True, batch_size=7).transform(photos)
     other = extractor(backbone, deterministic=True, batch_size=size).transform(photos[::-1])[::-1]
@@ -143,7 +144,7 @@ def test_deterministic_rows_do_not_depend_on_the_batch_size(
 
 @pytest.mark.parametrize("size", [2, 3, 10])
 def test_rows_of_other_batch_sizes_agree_to_the_stated_tolerance(
-    backbone: CountingBackbone, photos: list[str], size: int
+    backbone: SmallBackbone, photos: list[str], size: int
 ) -> None:
     one = extractor(backbone, batch_size=1).transform(photos)
     other = extractor(backbone, batch_size=size).transform(photos)
@@ -151,76 +152,75 @@ def test_rows_of_other_batch_sizes_agree_to_the_stated_tolerance(
     assert error.max() <= 1e-5
 
 
-def test_automatic_batch_shrinks_when_memory_runs_out(photos: list[str]) -> None:
-    class Small(CountingBackbone):
-        largest = 0
+def test_automatic_batch_shrinks_until_it_fits(photos: list[str]) -> None:
+    sizes: list[int] = []
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if len(x) > 3:
-                raise torch.OutOfMemoryError("no room for more than 3")
-            type(self).largest = max(type(self).largest, len(x))
-            return super().forward(x)
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("no room for more than 3")
+        return batch.flatten(1)
 
-    got = extractor(Small()).transform(photos)
-    assert Small.largest in (2, 3)
-    np.testing.assert_allclose(got, extractor(CountingBackbone()).transform(photos), rtol=1e-4)
+    batches = Batches(forward, torch.device("cpu"), "auto", one_by_one=False)
+    tensors = [torch.full((3, 2, 2), float(i)) for i in range(10)]
+    rows = batches(tensors)
+    np.testing.assert_array_equal(rows[:, 0], np.arange(10.0))
+    assert sizes == [10, 5, 2, 2, 2, 2, 2]
 
 
-def test_batch_size_that_was_asked_for_does_not_shrink(photos: list[str]) -> None:
-    class Small(CountingBackbone):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if len(x) > 3:
-                raise torch.OutOfMemoryError("no room for more than 3")
-            return super().forward(x)
+def test_batch_size_that_was_asked_for_does_not_shrink() -> None:
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
 
+    batches = Batches(forward, torch.device("cpu"), 8, one_by_one=False)
     with pytest.raises(torch.OutOfMemoryError):
-        extractor(Small(), batch_size=8).transform(photos)
+        batches([torch.zeros(3, 2, 2)] * 8)
 
 
 # --- store ------------------------------------------------------------------------------------
 
 
 def test_second_call_computes_nothing(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, seen: Seen, photos: list[str], tmp_path: Path
 ) -> None:
     fx = extractor(backbone, store=tmp_path / "feats").fit()
     first = fx.transform(photos)
-    CountingBackbone.seen = 0
+    seen.n = 0
     np.testing.assert_array_equal(fx.transform(photos), first)
-    assert CountingBackbone.seen == 0
+    assert seen.n == 0
 
 
 def test_equal_files_are_computed_once(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, seen: Seen, photos: list[str], tmp_path: Path
 ) -> None:
     copies = [str(shutil.copy(photos[0], tmp_path / f"copy{i}.png")) for i in range(5)]
     fx = extractor(backbone, store=tmp_path / "feats").fit()
-    CountingBackbone.seen = 0
+    seen.n = 0
     rows = fx.transform([*copies, photos[1], *copies])
-    assert CountingBackbone.seen == 2
+    assert seen.n == 2
     np.testing.assert_array_equal(rows[:5], rows[6:])
 
 
 def test_renamed_file_is_a_hit(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, seen: Seen, photos: list[str], tmp_path: Path
 ) -> None:
     fx = extractor(backbone, store=tmp_path / "feats").fit()
     fx.transform(photos)
-    CountingBackbone.seen = 0
+    seen.n = 0
     fx.transform([str(Path(p).rename(Path(p).with_suffix(".renamed"))) for p in photos])
-    assert CountingBackbone.seen == 0
+    assert seen.n == 0
 
 
 def test_changed_file_is_a_miss(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, seen: Seen, photos: list[str], tmp_path: Path
 ) -> None:
     fx = extractor(backbone, store=tmp_path / "feats").fit()
     fx.transform(photos)
     shutil.copy(photos[1], photos[0])
     Image.open(photos[2]).rotate(90).save(photos[2])
-    CountingBackbone.seen = 0
+    seen.n = 0
     fx.transform(photos)
-    assert CountingBackbone.seen == 1  # the copy is known, the turned photo is new
+    assert seen.n == 1  # the copy is known, the turned photo is new
 
 
 @pytest.mark.parametrize(
@@ -230,23 +230,23 @@ def test_changed_file_is_a_miss(
         {"preprocessing": replace(SMALL, mean=(0.5, 0.5, 0.5))},
         {"dtype": "float16"},
         {"deterministic": True},
-        {"backbone": CountingBackbone(seed=1)},
+        {"backbone": SmallBackbone(seed=1)},
     ],
     ids=["filter", "mean", "dtype", "deterministic", "weights"],
 )
 def test_changed_setting_is_a_miss(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path, change: dict[str, Any]
+    backbone: SmallBackbone, seen: Seen, photos: list[str], tmp_path: Path, change: dict[str, Any]
 ) -> None:
     fx = extractor(backbone, store=tmp_path / "feats")
     fx.transform(photos)
     changed = clone(fx).set_params(**change).fit()
-    CountingBackbone.seen = 0
+    seen.n = 0
     changed.transform(photos)
-    assert CountingBackbone.seen == len(photos)
+    assert seen.n == len(photos)
 
 
 def test_float16_rows_are_the_same_computed_and_stored(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, photos: list[str], tmp_path: Path
 ) -> None:
     fx = extractor(backbone, dtype="float16", store=tmp_path / "feats")
     first = fx.transform(photos)
@@ -255,17 +255,17 @@ def test_float16_rows_are_the_same_computed_and_stored(
 
 
 def test_clones_in_a_pipeline_share_the_store(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, seen: Seen, photos: list[str], tmp_path: Path
 ) -> None:
     pipe = make_pipeline(extractor(backbone, store=tmp_path / "feats"), StandardScaler())
     pipe.fit(photos)
-    CountingBackbone.seen = 0
+    seen.n = 0
     clone(pipe).fit(photos)
-    assert CountingBackbone.seen == 1  # the image of zeros that finds the width of a new module
+    assert seen.n == 0
 
 
 def test_interrupted_call_keeps_what_it_computed(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, photos: list[str], tmp_path: Path
 ) -> None:
     def stop_at_six(done: int, total: int) -> None:
         if done == 6:
@@ -278,7 +278,7 @@ def test_interrupted_call_keeps_what_it_computed(
 
 
 def test_bad_item_raises_and_keeps_what_came_before(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, photos: list[str], tmp_path: Path
 ) -> None:
     Path(photos[8]).write_text("no image")
     fx = extractor(backbone, store=tmp_path / "feats", batch_size=2)
@@ -287,7 +287,7 @@ def test_bad_item_raises_and_keeps_what_came_before(
     assert len(FeatureStore(tmp_path / "feats", mode="r")) == 8
 
 
-def test_bad_item_becomes_nan_on_request(backbone: CountingBackbone, photos: list[str]) -> None:
+def test_bad_item_becomes_nan_on_request(backbone: SmallBackbone, photos: list[str]) -> None:
     want = extractor(backbone, deterministic=True).transform(photos)
     Path(photos[3]).write_text("no image")
     rows = extractor(backbone, deterministic=True, on_error="nan").transform(photos)
@@ -296,7 +296,7 @@ def test_bad_item_becomes_nan_on_request(backbone: CountingBackbone, photos: lis
 
 
 def test_damaged_row_is_computed_again(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, photos: list[str], tmp_path: Path
 ) -> None:
     fx = extractor(backbone, store=tmp_path / "feats", deterministic=True)
     first = fx.transform(photos)
@@ -311,7 +311,7 @@ def test_damaged_row_is_computed_again(
 
 
 def test_open_store_of_another_space_is_refused(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, photos: list[str], tmp_path: Path
 ) -> None:
     store = FeatureStore(tmp_path / "feats", Space(8))
     with pytest.raises(SpaceError, match="store must come from space"):
@@ -319,7 +319,7 @@ def test_open_store_of_another_space_is_refused(
 
 
 def test_open_store_is_used_and_left_open(
-    backbone: CountingBackbone, photos: list[str], tmp_path: Path
+    backbone: SmallBackbone, photos: list[str], tmp_path: Path
 ) -> None:
     space = extractor(backbone).get_space()
     with FeatureStore(tmp_path / "feats", space) as store:
@@ -331,18 +331,18 @@ def test_open_store_is_used_and_left_open(
 # --- scikit-learn -----------------------------------------------------------------------------
 
 
-def test_feature_names_are_numbered(backbone: CountingBackbone) -> None:
+def test_feature_names_are_numbered(backbone: SmallBackbone) -> None:
     names = extractor(backbone).get_feature_names_out()
     assert names.tolist() == [f"featureextractor{i}" for i in range(8)]
 
 
-def test_set_output_gives_a_frame(backbone: CountingBackbone, photos: list[str]) -> None:
+def test_set_output_gives_a_frame(backbone: SmallBackbone, photos: list[str]) -> None:
     frame = extractor(backbone).set_output(transform="pandas").transform(photos)
     assert frame.shape == (10, 8)
     assert frame.columns[0] == "featureextractor0"
 
 
-def test_clone_has_the_same_parameters(backbone: CountingBackbone) -> None:
+def test_clone_has_the_same_parameters(backbone: SmallBackbone) -> None:
     fx = extractor(backbone, batch_size=3, store="somewhere")
     copied = clone(fx).get_params()
     assert copied.pop("backbone") is not backbone
@@ -352,16 +352,14 @@ def test_clone_has_the_same_parameters(backbone: CountingBackbone) -> None:
 
 
 def test_there_is_no_n_features_in_for_raw_input(
-    backbone: CountingBackbone, photos: list[str]
+    backbone: SmallBackbone, photos: list[str]
 ) -> None:
     fx = extractor(backbone)
     fx.fit_transform(photos)
     assert not hasattr(fx, "n_features_in_")
 
 
-def test_pickled_extractor_gives_the_same_rows(
-    backbone: CountingBackbone, photos: list[str]
-) -> None:
+def test_pickled_extractor_gives_the_same_rows(backbone: SmallBackbone, photos: list[str]) -> None:
     fx = extractor(backbone, deterministic=True)
     again = pickle.loads(pickle.dumps(fx))
     np.testing.assert_array_equal(again.transform(photos), fx.transform(photos))
@@ -371,25 +369,25 @@ def test_pickled_extractor_gives_the_same_rows(
     ("name", "value"),
     [("batch_size", 0), ("batch_size", True), ("dtype", "int8"), ("on_error", "skip")],
 )
-def test_bad_parameter_is_named(backbone: CountingBackbone, name: str, value: Any) -> None:
+def test_bad_parameter_is_named(backbone: SmallBackbone, name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
         extractor(backbone).set_params(**{name: value}).fit()
 
 
-def test_progress_counts_every_item(backbone: CountingBackbone, photos: list[str]) -> None:
+def test_progress_counts_every_item(backbone: SmallBackbone, photos: list[str]) -> None:
     calls: list[tuple[int, int]] = []
     extractor(backbone, progress=lambda d, t: calls.append((d, t))).transform(photos)
     assert calls == [(i, 10) for i in range(1, 11)]
 
 
 def test_bar_shows_count_on_stderr(
-    backbone: CountingBackbone, photos: list[str], capsys: pytest.CaptureFixture[str]
+    backbone: SmallBackbone, photos: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     extractor(backbone, progress=True).transform(photos)
     assert "10/10" in capsys.readouterr().err
 
 
-def test_jpeg_bytes_are_decoded(backbone: CountingBackbone, rng: np.random.Generator) -> None:
+def test_jpeg_bytes_are_decoded(backbone: SmallBackbone, rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG")
