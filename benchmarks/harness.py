@@ -1,0 +1,201 @@
+"""Measure contestants on one case: first whether they are right, then how fast.
+
+A benchmark is a file `bench_NAME.py` with one function, `cases(quick: bool)`, that yields `Case`
+objects; `run.py` does the rest. Cases are generated one after another, so that only the inputs of
+one are alive. `quick` asks for the smallest case or two.
+
+    def cases(quick):
+        x = make_input()
+        yield Case(
+            name="1000 x 768",
+            contestants=[
+                Contestant("ours", lambda: op(x)),
+                Contestant("numpy", lambda: plain(x), bound=1e-6),
+                Contestant("other", skip="other is not installed"),
+            ],
+            expected=reference(x),
+            error=largest_difference,
+            unit="largest difference",
+            bytes=x.nbytes,
+        )
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+SAMPLE_SECONDS = 0.01  # one sample repeats a short call until it lasts this long
+PERCENTILES = (20, 50, 80)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to do a case's work.
+
+    Parameters
+    ----------
+    name : str
+        Column "contestant" of the table.
+    run : callable, optional
+        Does the work once and returns the result; on a GPU, waits for it. None with a `skip`.
+    bound : float, default=0.0
+        Largest error that still counts as right.
+    skip : str, optional
+        Why it cannot run here; it then gets a row with the reason.
+    """
+
+    name: str
+    run: Callable[[], Any] | None = None
+    bound: float = 0.0
+    skip: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input, its right answer, and who competes on it.
+
+    Parameters
+    ----------
+    name : str
+        Column "case" of the table.
+    contestants : list of Contestant
+        Timed interleaved, one sample each a round.
+    expected : object
+        The reference's result.
+    error : callable
+        `error(result, expected)` as a float; NaN, or more than a contestant's bound, is WRONG.
+    unit : str
+        What `error` measures.
+    items : int, default=1
+        Items (images, rows) of one call, for the rate.
+    bytes : int, optional
+        Bytes one call must at least read and write: gives the share of the copy bandwidth.
+    flop : int, optional
+        Floating-point operations of one call: gives the share of the fp32 matrix product's rate.
+    threads : int, default=1
+        Threads the contestants use: the ceilings are measured with as many.
+    torch_threads : int, default=1
+        What torch may use inside one call.
+    """
+
+    name: str
+    contestants: list[Contestant]
+    expected: Any
+    error: Callable[[Any, Any], float]
+    unit: str
+    items: int = 1
+    bytes: int | None = None
+    flop: int | None = None
+    threads: int = 1
+    torch_threads: int = 1
+
+
+def in_threads(run: Callable[[], Any], threads: int, calls: int) -> Callable[[], Any]:
+    """Return a callable that calls `run` `calls` times on `threads` threads and returns one result.
+
+    The threads are started once, with the first call.
+    """
+    pool = ThreadPoolExecutor(threads)
+
+    def run_all() -> Any:
+        results = list(pool.map(lambda _: run(), range(calls)))
+        return results[0]
+
+    return run_all
+
+
+def largest_difference(result: Any, expected: Any) -> float:
+    """Return max |result - expected| in float64; infinite when the shapes differ."""
+    a, b = np.asarray(result, np.float64), np.asarray(expected, np.float64)
+    return float(np.abs(a - b).max()) if a.shape == b.shape else math.inf
+
+
+def measure(case: Case, rounds: int) -> list[Row]:
+    """Return one row for each contestant: checked, then timed in `rounds` interleaved samples."""
+    torch.set_num_threads(case.torch_threads)
+    rows = [_checked(case, c) for c in case.contestants]
+    racing = [
+        (row, c.run) for row, c in zip(rows, case.contestants, strict=True) if row["status"] == "ok"
+    ]
+    calls = [_calls_per_sample(run) for _, run in racing]
+    samples: list[list[float]] = [[] for _ in racing]
+    for turn in range(rounds):
+        for at in range(len(racing)):
+            i = (at + turn) % len(racing)  # nobody always follows the same rival's cache
+            samples[i].append(_seconds(racing[i][1], calls[i]))
+    for (row, _), seconds in zip(racing, samples, strict=True):
+        row.update(_times(case, seconds))
+    return rows
+
+
+def _checked(case: Case, contestant: Contestant) -> Row:
+    row: Row = {"case": case.name, "contestant": contestant.name, "unit": case.unit}
+    if contestant.run is None:
+        return {**row, "status": "skipped", "reason": contestant.skip}
+    error = float(case.error(contestant.run(), case.expected))
+    right = error <= contestant.bound  # false for NaN
+    return {**row, "status": "ok" if right else "WRONG", "error": error, "bound": contestant.bound}
+
+
+def _seconds(run: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def _calls_per_sample(run: Callable[[], Any]) -> int:
+    run()
+    return max(1, math.ceil(SAMPLE_SECONDS / max(_seconds(run, 1), 1e-7)))
+
+
+def _times(case: Case, seconds: list[float]) -> Row:
+    p20, p50, p80 = (float(p) for p in np.percentile(seconds, PERCENTILES))
+    row: Row = {"p20_us": p20 * 1e6, "p50_us": p50 * 1e6, "p80_us": p80 * 1e6}
+    row["items_per_s"] = case.items / p50
+    if case.bytes is not None:
+        row["share_of_copy"] = case.bytes / p50 / copy_bytes_per_second(case.threads)
+    if case.flop is not None:
+        row["share_of_matmul"] = case.flop / p50 / matmul_flop_per_second(case.threads)
+    return row
+
+
+@lru_cache
+def copy_bytes_per_second(threads: int) -> float:
+    """Return bytes read plus written a second by copies of 64 MiB, one on each thread."""
+    blocks = [(np.ones(2**26, np.uint8), np.zeros(2**26, np.uint8)) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+
+        def copy_all() -> None:
+            list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), blocks))
+
+        copy_all()
+        return 2 * 2**26 * threads / min(_seconds(copy_all, 1) for _ in range(9))
+
+
+@lru_cache
+def matmul_flop_per_second(threads: int) -> float:
+    """Return FLOP a second of the fp32 product of 2048 x 2048: numpy's or torch's, the faster."""
+    n = 2048
+    a = torch.ones(n, n)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    with threadpool_limits(threads, user_api="blas"):
+        best = min(
+            *(_seconds(lambda: a @ a, 1) for _ in range(5)),
+            *(_seconds(lambda: a.numpy() @ a.numpy(), 1) for _ in range(5)),
+        )
+    torch.set_num_threads(before)
+    return 2 * n**3 / best
