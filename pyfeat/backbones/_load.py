@@ -1,0 +1,119 @@
+"""The one door to a backbone."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from pyfeat.backbones._backbone import Backbone, freeze
+from pyfeat.backbones._lite import load_lite
+from pyfeat.backbones._names import find_source
+from pyfeat.backbones._pretrained import IMAGENET, Pretrained
+from pyfeat.backbones._timm import load_timm, preprocessing_of_module
+from pyfeat.backbones._torchvision import load_torchvision
+from pyfeat.backbones._weights import architecture_of, class_name
+from pyfeat.ops._preprocess import Preprocessing
+
+DEFAULT_BACKBONE = "efficientnet_lite0"
+
+_LOADERS = {"pyfeat": load_lite, "torchvision": load_torchvision, "timm": load_timm}
+
+
+def load_backbone(
+    backbone: str | nn.Module,
+    *,
+    preprocessing: Preprocessing | None = None,
+    device: str | torch.device = "auto",
+) -> Backbone:
+    """Return a frozen backbone by name, or freeze a module of your own.
+
+    Parameters
+    ----------
+    backbone : str or nn.Module
+        - "efficientnet_lite0": ImageNet weights from a Python package, no download;
+        - "torchvision/NAME" or "torchvision/NAME@WEIGHTS", "timm/NAME" or "timm/NAME.TAG": the
+          weights are downloaded on first use, without @WEIGHTS or .TAG the default ones;
+        - a bare name: torchvision's model of that name, else timm's;
+        - a module that maps (n, 3, crop, crop) to (n, d) or to (n, c, h, w), which is averaged
+          over h and w. It is copied: training it further changes neither the rows of this backbone
+          nor their identity, and its mode, device and gradients stay as they are.
+    preprocessing : Preprocessing, optional
+        By default what the weights were trained with; for a module that of its timm
+        `pretrained_cfg` if it has one, else the usual ImageNet one (256, 224, bilinear).
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is a GPU, else the CPU.
+
+    Returns
+    -------
+    backbone : Backbone
+        The two most recent ones by name are kept: loading a name again is free.
+
+    Raises
+    ------
+    ImportError
+        If a package that the name needs is missing; the message says what to install.
+    TypeError
+        If `backbone` is neither a string nor a module, or the module cannot be copied.
+    ValueError
+        If there is no such name, weights or device, or the module has another signature.
+    OSError
+        If the weights can neither be read from the cache nor downloaded.
+
+    Notes
+    -----
+    A module is identified by its class, its `repr` and its tensors. Two modules in which these are
+    equal and only the code of `forward` differs are taken for the same.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.ReLU()), device="cpu")
+    >>> backbone.dim
+    8
+    """
+    where = resolve_device(device)
+    if isinstance(backbone, str):
+        return _load_named(backbone, preprocessing, str(where))
+    if isinstance(backbone, nn.Module):
+        return freeze(_take_module(backbone, preprocessing), where)
+    raise TypeError(f"backbone must be a name or an nn.Module, got {type(backbone).__name__}")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device meant, a GPU with its number.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    have = ["auto", "cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{i}" for i in range(n_gpus))]
+    if str(device) not in have:
+        raise ValueError(f"device must be one of {have}, got {str(device)!r}")
+    found = torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if str(found) == "cuda" else found
+
+
+@lru_cache(maxsize=2)
+def _load_named(name: str, preprocessing: Preprocessing | None, device: str) -> Backbone:
+    source, inner = find_source(name)
+    return freeze(_LOADERS[source](inner, preprocessing), torch.device(device))
+
+
+def _take_module(module: nn.Module, preprocessing: Preprocessing | None) -> Pretrained:
+    name = class_name(module)
+    try:
+        own = copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(f"backbone must be a module that can be copied, got {error}") from error
+    chosen = preprocessing
+    if chosen is None:
+        is_timm = bool(getattr(module, "pretrained_cfg", None))
+        chosen = preprocessing_of_module(module, name) if is_timm else IMAGENET
+    return Pretrained(name, "module", architecture_of(module), own, chosen)

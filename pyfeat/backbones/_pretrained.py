@@ -1,0 +1,59 @@
+"""What a source hands over, and what goes wrong while it fetches weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pickle import UnpicklingError  # raised by torch.load for a damaged file; nothing is unpickled
+
+from safetensors import SafetensorError
+from torch import nn
+
+from pyfeat.ops._preprocess import Preprocessing
+
+INSTALL_HINT = 'pip install "pyfeat[quickstart]"'
+IMAGENET = Preprocessing(
+    resize=256,
+    crop=224,
+    interpolation="bilinear",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A module without its classifier, as its source hands it over: not yet frozen.
+
+    Parameters
+    ----------
+    name : str
+        Full name: it loads the same weights again, whatever the defaults become.
+    source : {"pyfeat", "torchvision", "timm", "module"}
+    architecture : str
+        What the forward pass is, besides the weights.
+    module : nn.Module
+        Returns (n, d) or (n, c, h, w).
+    preprocessing : Preprocessing
+        What the weights were trained with, or what the caller wants instead.
+    """
+
+    name: str
+    source: str
+    architecture: str
+    module: nn.Module
+    preprocessing: Preprocessing
+
+
+@contextmanager
+def explain_missing_weights(name: str, address: str, cache: str) -> Iterator[None]:
+    """Turn every failure to fetch or read weights into one `OSError` that says how to go on."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise OSError(
+            f"weights of {name} must be readable from {address} or from the cache {cache}, got "
+            f"{type(error).__name__}: {error}. Put the file into the cache, or load the model "
+            f"yourself and pass the nn.Module."
+        ) from error

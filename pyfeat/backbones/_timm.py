@@ -1,0 +1,103 @@
+"""Models of timm, cut off before the classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pyfeat.backbones._pretrained import INSTALL_HINT, Pretrained, explain_missing_weights
+from pyfeat.ops._preprocess import Preprocessing
+
+
+def timm_names() -> list[str]:
+    """Return the names of timm's models with weights, each with its tag.
+
+    Raises
+    ------
+    ImportError
+        If timm is missing.
+    """
+    return list(_timm().list_models(pretrained=True))
+
+
+def has_timm_model(name: str) -> bool:
+    """Return whether timm knows the architecture of `name`, whatever the tag after the dot."""
+    return bool(_timm().is_model(name))
+
+
+def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
+    """Return a timm model without its classifier.
+
+    Parameters
+    ----------
+    name : str
+        `ARCHITECTURE` for the default weights, or `ARCHITECTURE.TAG`.
+    preprocessing : Preprocessing or None
+        None means the one that belongs to the weights.
+
+    Raises
+    ------
+    ImportError
+        If timm is missing.
+    ValueError
+        If there are no such weights, or their preprocessing is not a square centre crop.
+    OSError
+        If the weights can neither be read from the cache nor downloaded.
+    """
+    timm = _timm()
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    architecture, _, tag = name.partition(".")
+    have = timm.list_pretrained(architecture)
+    if not have:
+        raise ValueError(f"backbone must be one that timm has weights for, got {name!r}")
+    if tag and name not in have:
+        raise ValueError(f"timm weights of {architecture} must be one of {have}, got {name!r}")
+    config = timm.get_pretrained_cfg(name)
+    full_name = f"timm/{architecture}.{config.tag}"
+    chosen = preprocessing or preprocessing_of(
+        timm.data.resolve_data_config(pretrained_cfg=config.to_dict()), full_name
+    )
+    address = f"huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
+    with explain_missing_weights(full_name, address, HF_HUB_CACHE):
+        module = timm.create_model(name, pretrained=True, num_classes=0)
+    return Pretrained(full_name, "timm", f"timm/{architecture}", module, chosen)
+
+
+def preprocessing_of_module(module: Any, name: str) -> Preprocessing:
+    """Return the preprocessing of a timm module made elsewhere (see `preprocessing_of`)."""
+    return preprocessing_of(_timm().data.resolve_model_data_config(module), name)
+
+
+def preprocessing_of(config: Mapping[str, Any], name: str) -> Preprocessing:
+    """Return timm's data configuration of a model in our words.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else than: short side resized, square cut from the centre.
+    """
+    channels, height, width = config["input_size"]
+    mode, interpolation = config.get("crop_mode", "center"), config["interpolation"]
+    if mode != "center" or channels != 3 or height != width:
+        got = f"crop mode {mode!r} of {channels} channels, {height} x {width} pixels"
+        raise ValueError(
+            f"preprocessing of {name} must be a square centre crop of an RGB image, got {got}; "
+            f"pass preprocessing= to choose one"
+        )
+    return Preprocessing(
+        resize=math.floor(height / config["crop_pct"]),
+        crop=height,
+        interpolation=interpolation,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"timm models need timm: {INSTALL_HINT}") from error
+    return timm
