@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,33 +61,36 @@ def test_rows_are_those_of_the_backbone_run_by_hand(
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
 
 
-def forms(paths: list[str]) -> dict[str, Any]:
-    import pandas as pd
-    import polars as pl
-
-    return {
-        "pathlib": [Path(p) for p in paths],
-        "tuple": tuple(paths),
-        "bytes": [Path(p).read_bytes() for p in paths],
-        "PIL": [Image.open(p) for p in paths],
-        "arrays": [np.asarray(Image.open(p)) for p in paths],
-        "object array": np.array(paths, dtype=object),
-        "text array": np.array(paths),
-        "column vector": np.array(paths, dtype=object)[:, None],
-        "pandas series": pd.Series(paths, index=range(5, 15)),
-        "pandas frame": pd.DataFrame({"path": paths}),
-        "polars series": pl.Series(paths),
-        "polars frame": pl.DataFrame({"path": paths}),
-        "pandas column of bytes": pd.Series([Path(p).read_bytes() for p in paths]),
-    }
+def as_pandas(paths: list[str]) -> Any:
+    return pytest.importorskip("pandas").Series(paths, index=range(5, 5 + len(paths)))
 
 
-@pytest.mark.parametrize("form", list(forms([])))
+def as_polars(paths: list[str]) -> Any:
+    return pytest.importorskip("polars").Series(paths)
+
+
+FORMS: dict[str, Callable[[list[str]], Any]] = {
+    "pathlib": lambda paths: [Path(p) for p in paths],
+    "tuple": tuple,
+    "bytes": lambda paths: [Path(p).read_bytes() for p in paths],
+    "PIL": lambda paths: [Image.open(p) for p in paths],
+    "arrays": lambda paths: [np.asarray(Image.open(p)) for p in paths],
+    "object array": lambda paths: np.array(paths, dtype=object),
+    "text array": np.array,
+    "column vector": lambda paths: np.array(paths, dtype=object)[:, None],
+    "pandas series": as_pandas,
+    "pandas frame": lambda paths: as_pandas(paths).to_frame(),
+    "polars series": as_polars,
+    "polars frame": lambda paths: as_polars(paths).to_frame(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_input_gives_the_rows_of_paths(
     backbone: SmallBackbone, photos: list[str], form: str
 ) -> None:
     transform = extractor(backbone, deterministic=True).transform
-    np.testing.assert_array_equal(transform(forms(photos)[form]), transform(photos))
+    np.testing.assert_array_equal(transform(FORMS[form](photos)), transform(photos))
 
 
 def test_batch_of_arrays_gives_the_rows_of_its_images(
