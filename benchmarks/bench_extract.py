@@ -1,4 +1,4 @@
-"""Files to features with EfficientNet-Lite0: the whole chain, decoding and writing to disk included.
+"""Files to features with EfficientNet-Lite0: the whole chain, decoding and disk included.
 
 Every contestant starts from a list of JPEG paths and ends with features on disk. The photos are
 those of Office-Caltech10's webcam (`PYFEAT_DATA`), or generated ones where that is unset.

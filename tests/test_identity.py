@@ -55,7 +55,7 @@ def test_space_survives_json() -> None:
 
 
 def test_different_spaces_are_refused_with_the_first_difference() -> None:
-    with pytest.raises(SpaceError, match="X must come from space .*: layer is 1 here and 2 there"):
+    with pytest.raises(SpaceError, match=r"X must come from space .*: layer is 1 here and 2 there"):
         check_same_space(Space(3, parts={"layer": 1}), Space(3, parts={"layer": 2}), "X")
 
 

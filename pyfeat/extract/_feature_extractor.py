@@ -24,7 +24,11 @@ from pyfeat.store import FeatureStore
 Progress = bool | Callable[[int, int], None]
 
 
-class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class FeatureExtractor(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]  # scikit-learn has no types
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
     """Turn images into rows of features with a frozen, pretrained backbone.
 
     Stateless: `fit` only checks the parameters, `transform` may be called without it. Works in a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,7 +65,7 @@ def row_space(backbone: Backbone, dtype: str, deterministic: bool) -> Space:
 
 def run(
     inputs: Sequence[Input], backbone: Backbone, store: FeatureStore | None, options: RunOptions
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Yield what becomes of every input, in no particular order.
 
     Rows are put into the store as they are computed and flushed every five seconds; closing this

@@ -79,7 +79,7 @@ def _expand(item: str, column: str | None) -> Iterable[str]:
     if os.path.lexists(item):
         return [item]
     if glob.has_magic(item):
-        matches = sorted(glob.glob(item, recursive=True))
+        matches = sorted(glob.glob(item, recursive=True))  # noqa: PTH207  absolute patterns too
         if not matches:
             raise ValueError(f"inputs must match something, got the glob {item!r}: no match")
         return [p for match in matches for p in _expand(match, column)]

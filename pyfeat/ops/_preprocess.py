@@ -90,11 +90,12 @@ class Preprocessing:
 
         Raises
         ------
-        TypeError
+        TypeError, KeyError
             If the parts hold other names.
         """
-        values = {name: value for name, value in parts.items() if name != "antialias"}
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+        values: dict[str, Any] = {n: v for n, v in parts.items() if n != "antialias"}
+        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+        return cls(**values)
 
 
 def preprocess(

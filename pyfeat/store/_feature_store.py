@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import warnings
@@ -14,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyfeat._core import Segment, Tail, seal
 from pyfeat._identity import Space
 from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
 from pyfeat.store import _layout as layout
-from pyfeat.store._segment_file import open_segment
+from pyfeat.store._reader import Reader
 from pyfeat.store._sources import Located, Source, as_keys, gather, locate
 from pyfeat.store._view import View
+from pyfeat.store._writer import Writer
 
 Keys = NDArray[np.uint8] | Sequence[bytes]
 
@@ -98,16 +97,13 @@ class FeatureStore:
             layout.check_store(self.path)
         self.space = space if space is not None else self._only_space()
         self._lock = threading.RLock()
-        self._tail: Tail | None = None
-        self._tail_bytes = 0
-        self._tail_owner = os.getpid()
-        self._segments: dict[str, tuple[Segment, int]] = {}
-        self._other_tails: dict[str, Tail] = {}
         self._closed = False
         self._folder = layout.space_folder(self.path, self.space)
+        self._reader = Reader(self._folder, self.space)
+        self._writer = Writer(self._folder, self.space, segment_bytes)
         if mode == "a":
             layout.create_space(self.path, self.space)
-            self._recover()
+            self._writer.recover()
         self.refresh()
 
     def _only_space(self) -> Space:
@@ -119,13 +115,8 @@ class FeatureStore:
 
     # --- reading ---------------------------------------------------------------------------
 
-    @property
-    def _row_bytes(self) -> int:
-        return self.space.dim * np.dtype(self.space.dtype).itemsize
-
     def _sources(self) -> list[Source]:
-        own = [self._tail] if self._tail is not None else []
-        return [*own, *self._other_tails.values(), *(s for s, _ in self._segments.values())]
+        return self._reader.sources(self._writer.tail)
 
     def __len__(self) -> int:
         return len(self.keys())
@@ -264,31 +255,7 @@ class FeatureStore:
             If the header of a segment is damaged.
         """
         with self._lock:
-            # Tails first: one that is sealed while we look is then found as a segment.
-            for path in layout.files(self._folder, layout.TAIL):
-                self._refresh_tail(path)
-            segments = {}
-            for path in layout.files(self._folder, layout.SEGMENT):
-                known = self._segments.get(path.name)
-                segments[path.name] = known or open_segment(path, self.space)
-            self._segments = segments
-            self._other_tails = {
-                name: tail
-                for name, tail in self._other_tails.items()
-                if name.removesuffix(layout.TAIL) + layout.SEGMENT not in segments
-            }
-
-    def _refresh_tail(self, path: Path) -> None:
-        if self._tail is not None and str(path) == self._tail.path:
-            return
-        if (known := self._other_tails.get(path.name)) is not None:
-            known.refresh()
-            return
-        try:
-            self._other_tails[path.name] = Tail.open(str(path), self._row_bytes)
-        except StoreError as error:
-            if error.errno != errno.ENOENT:  # it was sealed just now: refresh finds the segment
-                raise
+            self._reader.refresh(self._writer.tail)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -315,25 +282,11 @@ class FeatureStore:
                 f"rows must have shape {(len(keys), self.space.dim)}, got {values.shape}"
             )
         with self._lock:
-            if len(keys):
-                self._writer().append(keys, values.view(np.uint8))
-                self._tail_bytes += values.nbytes
-            if self._tail_bytes >= self.segment_bytes:
-                self._seal()
-
-    def _writer(self) -> Tail:
-        if self.mode == "r":
-            raise StoreError(f"{self.path} must be open with mode='a' to put rows, got mode='r'")
-        if self._closed:
-            raise StoreError(f"{self.path} must be open to put rows, got a closed store")
-        if self._tail_owner != os.getpid():
-            # After a fork the tail belongs to the parent: two writers in one file would mix.
-            self._tail, self._tail_bytes, self._tail_owner = None, 0, os.getpid()
-        if self._tail is None:
-            path = self._folder / f"{layout.new_id()}{layout.TAIL}"
-            fingerprint = np.frombuffer(bytes.fromhex(self.space.fingerprint), np.uint8)
-            self._tail = Tail.create(str(path), self._row_bytes, fingerprint)
-        return self._tail
+            if self.mode == "r" or self._closed:
+                state = "mode='r'" if self.mode == "r" else "a closed store"
+                raise StoreError(f"{self.path} must be open with mode='a' to put rows, got {state}")
+            if len(keys) and self._writer.append(keys, values):
+                self.refresh()
 
     def flush(self) -> None:
         """Return when every row put so far is on the disk.
@@ -344,43 +297,13 @@ class FeatureStore:
             If the disk refuses; the rows put since the last flush may be lost then.
         """
         with self._lock:
-            if self._tail is not None and self._tail_owner == os.getpid():
-                self._tail.sync()
-
-    def _seal(self) -> None:
-        tail, self._tail, self._tail_bytes = self._tail, None, 0
-        if tail is None or self._tail_owner != os.getpid():
-            return
-        self._seal_one(tail)
-        self.refresh()
-
-    def _seal_one(self, tail: Tail) -> None:
-        path = Path(tail.path)
-        target = path.with_name(path.name.removesuffix(layout.TAIL) + layout.SEGMENT)
-        dtype = layout.SAFETENSORS_DTYPE[self.space.dtype]
-        seal(tail, str(target), dtype, self.space.dim, self.space.fingerprint)
-
-    def _recover(self) -> None:
-        """Seal the tails of writers that died; leave those of living ones alone."""
-        for path in layout.files(self._folder, layout.TAIL):
-            try:
-                tail = Tail.adopt(str(path), self._row_bytes)
-            except StoreError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                continue  # sealed by its writer, or recovered by somebody else, just now
-            if tail is None:
-                continue
-            for offset in tail.damaged_offsets():
-                message = f"{path}, byte {offset}: a record fails its checksum and is left out"
-                warnings.warn(message, StoreWarning, stacklevel=4)
-            self._seal_one(tail)
+            self._writer.sync()
 
     def close(self) -> None:
         """Seal what was put into a segment. A closed store can still be read, not written."""
         with self._lock:
-            if not self._closed and self.mode == "a":
-                self._seal()
+            if not self._closed and self._writer.seal():
+                self.refresh()
             self._closed = True
 
     def __enter__(self) -> FeatureStore:

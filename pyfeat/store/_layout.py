@@ -7,6 +7,8 @@ import secrets
 import time
 from pathlib import Path
 
+import numpy as np
+
 from pyfeat._identity import Space, canonical_json
 from pyfeat._model_file import replace_file
 from pyfeat.errors import CorruptStoreError, StoreError
@@ -57,6 +59,11 @@ def create_store(root: Path) -> None:
             )
         replace_file(marker, canonical_json({"format": FORMAT, "version": VERSION}).encode())
     check_store(root)
+
+
+def row_bytes(space: Space) -> int:
+    """Return the size of one stored row."""
+    return space.dim * np.dtype(space.dtype).itemsize
 
 
 def space_folder(root: Path, space: Space) -> Path:

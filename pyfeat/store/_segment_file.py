@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pyfeat._core import Segment
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
-from pyfeat.store._layout import SAFETENSORS_DTYPE
+from pyfeat.store._layout import SAFETENSORS_DTYPE, row_bytes
 
 MAX_HEADER = 1 << 20
 
@@ -40,12 +38,12 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def expected_header(n: int, space: Space) -> dict[str, Any]:
     """Return dtype, shape and offsets that the tensors of a segment of `n` rows must have."""
-    row_bytes = space.dim * np.dtype(space.dtype).itemsize
+    size = row_bytes(space)
     shapes = {
         "keys": ("U8", [n, KEY_BYTES], n * KEY_BYTES),
         "order": ("U64", [n], n * 8),
         "crcs": ("U32", [n], n * 4),
-        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * row_bytes),
+        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * size),
     }
     header, begin = {}, 0
     for name, (dtype, shape, size) in shapes.items():
@@ -54,8 +52,8 @@ def expected_header(n: int, space: Space) -> dict[str, Any]:
     return header
 
 
-def open_segment(path: Path, space: Space) -> tuple[Segment, int]:
-    """Map a segment of `space`; return it and its number of rows.
+def open_segment(path: Path, space: Space) -> Segment:
+    """Map a segment of `space`.
 
     Raises
     ------
@@ -75,9 +73,8 @@ def open_segment(path: Path, space: Space) -> tuple[Segment, int]:
         raise CorruptStoreError(f"{path}, byte 8: the header has no tensor `order`") from None
     if header != expected_header(n, space):
         raise CorruptStoreError(f"{path}, byte 8: the header does not fit the space of its folder")
-    row_bytes = space.dim * np.dtype(space.dtype).itemsize
     offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
-    return Segment(str(path), n, row_bytes, **offsets), n
+    return Segment(str(path), n, row_bytes(space), **offsets)
 
 
 def damaged_offsets(path: Path, segment: Segment) -> list[tuple[int, str]]:

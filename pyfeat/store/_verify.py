@@ -6,12 +6,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pyfeat._core import Tail
 from pyfeat._identity import Space
 from pyfeat.errors import CorruptStoreError, StoreError
-from pyfeat.store._layout import SEGMENT, TAIL, check_store, files, read_spaces, space_folder
+from pyfeat.store._layout import (
+    SEGMENT,
+    TAIL,
+    check_store,
+    files,
+    read_spaces,
+    row_bytes,
+    space_folder,
+)
 from pyfeat.store._segment_file import damaged_offsets, open_segment
 
 
@@ -62,8 +68,7 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
         for file in files(folder, SEGMENT):
             found += _check_segment(file, space)
         for file in files(folder, TAIL):
-            row_bytes = space.dim * np.dtype(space.dtype).itemsize
-            tail = Tail.open(str(file), row_bytes)
+            tail = Tail.open(str(file), row_bytes(space))
             reason = "a record fails its checksum"
             found += [Damage(str(file), offset, reason) for offset in tail.damaged_offsets()]
     return found
@@ -71,7 +76,7 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
 
 def _check_segment(path: Path, space: Space) -> list[Damage]:
     try:
-        segment, _ = open_segment(path, space)
+        segment = open_segment(path, space)
     except CorruptStoreError as error:
         return [Damage(str(path), 0, str(error))]
     except StoreError as error:

@@ -61,7 +61,7 @@ def photos(tmp_path: Path) -> list[str]:
     folder.mkdir()
     paths = []
     for i in range(10):
-        pixels = rng.integers(0, 256, (30 + 7 * i, 80 - 5 * i, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 256, (30 + 3 * i, 80 - 2 * i, 3), dtype=np.uint8)
         paths.append(str(folder / f"{i}.png"))
         Image.fromarray(pixels).save(paths[-1])
     return paths

@@ -286,7 +286,7 @@ def test_bad_item_raises_and_keeps_what_came_before(
 ) -> None:
     Path(photos[8]).write_text("no image")
     fx = extractor(backbone, store=tmp_path / "feats", batch_size=2)
-    with pytest.raises(InputError, match="8.png: "):
+    with pytest.raises(InputError, match=r"8\.png: "):
         fx.transform(photos)
     assert len(FeatureStore(tmp_path / "feats", mode="r")) == 8
 
