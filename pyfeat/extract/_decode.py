@@ -73,7 +73,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             mode = os.fstat(descriptor).st_mode
-            with open(descriptor, "rb", closefd=False) as f:  # noqa: PTH123  not a path
+            with open(descriptor, "rb", closefd=False) as f:
                 content = f.read() if stat.S_ISREG(mode) else None
         finally:
             os.close(descriptor)
