@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
-from typing import NamedTuple
 
 from pyfeat.backbones import _lite
 from pyfeat.backbones._pretrained import INSTALL_HINT
@@ -20,7 +20,8 @@ _LISTS: dict[str, Callable[[], list[str]]] = {
 }
 
 
-class BackboneName(NamedTuple):
+@dataclass(frozen=True)
+class BackboneName:
     """A name that `load_backbone` takes, and where its weights come from."""
 
     name: str
@@ -38,7 +39,7 @@ def list_backbones(pattern: str = "") -> list[BackboneName]:
     Returns
     -------
     names : list of BackboneName
-        Named tuples (name, source), the source being "pyfeat" (weights in a Python package),
+        Each with `name` and `source`, the source being "pyfeat" (weights in a Python package),
         "torchvision" or "timm" (weights downloaded on first use). No name is listed twice.
 
     Raises
