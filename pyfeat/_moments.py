@@ -52,9 +52,9 @@ def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -
 
     Notes
     -----
-    Each block is centred on its own mean before the product and blocks are merged by the pairwise
-    update of [1]_, so that a mean that is large beside the spread costs no digits. Products in the
-    working dtype of X, sums over blocks in float64.
+    Each block is centred on its own mean before the product (two passes, corrected), and blocks
+    are merged by the pairwise update of [1]_: a mean that is large beside the spread costs no
+    digits. Products in the working dtype of X, sums over blocks in float64.
 
     References
     ----------
@@ -67,20 +67,40 @@ def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -
     mean = torch.zeros(d, dtype=torch.float64, device=device)
     scatter = torch.zeros(d if diagonal else (d, d), dtype=torch.float64, device=device)
     for positions, block in tensor_blocks(X, MOMENT_BLOCK_ROWS):
-        w = None if weights is None else weights[positions]
-        rows = block if w is None or bool((w != 0).all()) else block[w != 0]
-        w = None if w is None or w.dtype == torch.bool else w[w != 0].to(rows.dtype)
-        added = float(len(rows) if w is None else w.sum(dtype=torch.float64))
+        rows, w = _chosen(block, None if weights is None else weights[positions])
+        added = float(w.sum(dtype=torch.float64))
         if added == 0.0:
             continue
-        weighted = rows if w is None else rows * w[:, None]
-        block_mean = weighted.sum(0, dtype=torch.float64) / added
-        centred = rows - block_mean.to(rows.dtype)
-        weighted = centred if w is None else centred * w[:, None]
-        scatter += (weighted * centred).sum(0) if diagonal else weighted.T @ centred
+        near = (w @ rows) / added
+        centred = rows - near
+        # `near` is off by the rounding of a long sum; what is left of the mean is short.
+        rest = (w @ centred).double() / added
+        if weights is not None and weights.dtype != torch.bool:
+            centred *= w.sqrt()[:, None]
+        block_mean = near.double() + rest
+        scatter += centred.square().sum(0) if diagonal else _gram(centred)
+        scatter -= added * (rest * rest if diagonal else torch.outer(rest, rest))
         gap = block_mean - mean
         factor = total * added / (total + added)
         scatter += factor * (gap * gap if diagonal else torch.outer(gap, gap))
         mean += gap * (added / (total + added))
         total += added
     return Moments(total, mean, scatter)
+
+
+def _chosen(block: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the rows with weight, and their weights."""
+    if weights is None:
+        return block, block.new_ones(len(block))
+    chosen = weights != 0
+    rows = block if bool(chosen.all()) else block[chosen]
+    return rows, weights[chosen].to(block.dtype)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Return rows^T rows."""
+    if not rows.is_cpu:
+        return rows.T @ rows
+    # numpy sees that the product is symmetric and computes half of it; torch does not.
+    array = rows.numpy()
+    return torch.from_numpy(array.T @ array)
