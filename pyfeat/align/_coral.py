@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from pyfeat._estimator_file import load_estimator, save_estimator
 from pyfeat._identity import Space, check_rows_space, space_of
@@ -25,7 +24,7 @@ from pyfeat._tensors import (
     tensor_blocks,
     working_dtype,
 )
-from pyfeat.align._coral_map import align_moments, check_regularization
+from pyfeat.align._coral_map import CoralMap, align_moments, check_regularization
 from pyfeat.align._domains import source_rows
 from pyfeat.errors import DomainWarning
 
@@ -221,7 +220,7 @@ class CORAL(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
         check_regularization(self.regularization)
         rows = check_rows(self, X, reset=True)
         self.space_ = space_of(X)
-        found: tuple[Tensor, Tensor, Tensor] | None
+        found: CoralMap | None
         is_source: NDArray[np.bool_] | None
         if X_target is None:
             is_source = source_rows(rows.shape[0], sample_domain, y)
@@ -244,12 +243,10 @@ class CORAL(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
             self.map_, is_source = np.eye(d), None
             self.mean_source_ = self.mean_target_ = np.zeros(d)
         else:
-            self.map_, self.mean_source_, self.mean_target_ = (p.cpu().numpy() for p in found)
+            self.map_, self.mean_source_, self.mean_target_ = found
         return rows, is_source
 
-    def _split(
-        self, rows: Rows, is_source: NDArray[np.bool_] | None
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _split(self, rows: Rows, is_source: NDArray[np.bool_] | None) -> CoralMap | None:
         if is_source is None or is_source.all() or not is_source.any():
             return None
         chosen = torch.from_numpy(is_source).to(device_of(rows))

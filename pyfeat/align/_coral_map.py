@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.utils import check_array
 from torch import Tensor
 
 from pyfeat._moments import Moments, moments
 from pyfeat._rows import is_stream
-from pyfeat._tensors import FLOATS, Rows, like_input
+from pyfeat._tensors import FLOATS, Rows
 
 
 class CoralMap(NamedTuple):
@@ -76,30 +78,32 @@ def coral(X_source: Any, X_target: Any, *, regularization: float = 1.0) -> Coral
             f"X_target must have {source.shape[1]} columns like X_source, got {target.shape[1]}"
         )
     found = align_moments(moments(source), moments(target), regularization)
-    return CoralMap(*(like_input(source, part) for part in found))
+    if isinstance(source, Tensor):
+        return CoralMap(*(torch.from_numpy(part).to(source.device) for part in found))
+    return found
 
 
-def align_moments(
-    source: Moments, target: Moments, regularization: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the map and both means, float64, on the device of the source."""
+def align_moments(source: Moments, target: Moments, regularization: float) -> CoralMap:
+    """Return the map and both means as arrays, from the moments of the rows."""
     whiten = _power(_covariance(source), regularization, -0.5)
-    colour = _power(_covariance(target), regularization, 0.5).to(whiten.device)
-    return whiten @ colour, source.mean, target.mean
+    colour = _power(_covariance(target), regularization, 0.5)
+    return CoralMap(whiten @ colour, source.mean.cpu().numpy(), target.mean.cpu().numpy())
 
 
-def _covariance(found: Moments) -> Tensor:
-    return found.scatter / max(found.total - 1.0, 1.0)
+def _covariance(found: Moments) -> NDArray[np.float64]:
+    return found.scatter.cpu().numpy() / max(found.total - 1.0, 1.0)
 
 
-def _power(covariance: Tensor, regularization: float, exponent: float) -> Tensor:
+def _power(
+    covariance: NDArray[np.float64], regularization: float, exponent: float
+) -> NDArray[np.float64]:
     """Return (covariance + regularization I)^exponent, 0 along directions without variance."""
-    values, vectors = torch.linalg.eigh(covariance)
-    rounding = values.abs().amax() * len(values) * torch.finfo(values.dtype).eps
+    values, vectors = np.linalg.eigh(covariance)
+    rounding = np.abs(values).max() * len(values) * np.finfo(np.float64).eps
     # Only a regularization of 0 leaves values that are nothing but rounding.
-    values = values.clamp(min=0.0) + regularization
-    powers = torch.where(values > rounding, values, 1.0) ** exponent * (values > rounding)
-    result: Tensor = (vectors * powers) @ vectors.T
+    values = values.clip(min=0.0) + regularization
+    powers = np.where(values > rounding, values, np.inf if exponent < 0 else 0.0) ** exponent
+    result: NDArray[np.float64] = (vectors * powers) @ vectors.T
     return result
 
 

@@ -47,13 +47,14 @@ def source_rows(n: int, sample_domain: Any = None, y: Any = None) -> NDArray[np.
     """
     if sample_domain is not None:
         domains = _checked_domains(n, np.asarray(to_numpy(sample_domain)))
-        return np.greater(domains, 0)
+        positive: NDArray[np.bool_] = domains > 0
+        return positive
     if y is None:
         return None
     labels = np.asarray(to_numpy(y))
     if len(labels) != n:
         raise ValueError(f"y must have {n} rows like X, got {len(labels)}")
-    masked = _masked(labels).reshape(n, -1).all(axis=1)
+    masked = np.asarray(_masked(labels).reshape(n, -1).all(axis=1))
     return ~masked if masked.any() else None
 
 
@@ -74,7 +75,7 @@ def _masked(labels: NDArray[Any]) -> NDArray[np.bool_]:
         if missing.any() or (labels != np.trunc(labels)).any():
             return np.asarray(missing)  # numbers to regress on: -1 is a value like any other
     if labels.dtype.kind in "if":
-        return np.equal(labels, MASKED_CLASS)
+        return np.asarray(labels == MASKED_CLASS)
     if labels.dtype.kind == "O":
         return np.array([_is_masked(label) for label in labels.flat]).reshape(labels.shape)
     return np.zeros(labels.shape, dtype=bool)
