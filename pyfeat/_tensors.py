@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import assert_all_finite
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
@@ -53,15 +53,25 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> 
         return validate_data(  # type: ignore[no-any-return]
             estimator, X, dtype=FLOATS, reset=reset, ensure_min_samples=min_samples
         )
+    rows = check_plain_rows(X, "X", min_samples=min_samples)
+    validate_data(estimator, rows, reset=reset, skip_check_array=True)
+    return rows
+
+
+def check_plain_rows(X: Any, name: str, *, min_samples: int = 1) -> Rows:
+    """Return X as rows to compute with, where there is no estimator; see `check_rows`."""
+    if not (isinstance(X, Tensor) or is_stream(X)):
+        return check_array(  # type: ignore[no-any-return]
+            X, dtype=FLOATS, input_name=name, ensure_min_samples=min_samples
+        )
     if len(X.shape) != 2 or X.shape[0] < min_samples or X.shape[1] < 1:
         rule = f"have shape (n, d), n at least {min_samples} and d at least 1"
-        raise ValueError(f"X must {rule}, got {tuple(X.shape)}")
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
+        raise ValueError(f"{name} must {rule}, got {tuple(X.shape)}")
     if isinstance(X, Tensor):
         if X.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise TypeError(f"X must hold floating point numbers, got {X.dtype}")
+            raise TypeError(f"{name} must hold floating point numbers, got {X.dtype}")
         X = X.detach()
-        _refuse_non_finite(X)
+        refuse_non_finite(X)
     return X  # type: ignore[no-any-return]
 
 
@@ -78,7 +88,7 @@ def device_of(X: Rows) -> torch.device:
 def block_rows(X: Rows) -> int:
     """Return how many rows of X to compute with at a time."""
     row_bytes = X.shape[1] * torch.finfo(working_dtype(X)).bits // 8
-    return max(MIN_BLOCK_ROWS, BLOCK_BYTES[device_of(X).type] // row_bytes)
+    return max(MIN_BLOCK_ROWS, BLOCK_BYTES.get(device_of(X).type, BLOCK_BYTES["cpu"]) // row_bytes)
 
 
 def tensor_blocks(X: Rows, max_rows: int) -> Iterator[tuple[slice | Tensor, Tensor]]:
@@ -97,7 +107,7 @@ def tensor_blocks(X: Rows, max_rows: int) -> Iterator[tuple[slice | Tensor, Tens
     elif is_stream(X):
         for positions, block in row_blocks(X, max_rows):
             rows = _from_numpy(block).to(dtype)
-            _refuse_non_finite(rows)
+            refuse_non_finite(rows)
             yield torch.from_numpy(np.asarray(positions, dtype=np.int64)), rows
     else:
         for start in range(0, len(X), max_rows):  # type: ignore[arg-type]
@@ -122,7 +132,8 @@ def _from_numpy(block: NDArray[Any]) -> Tensor:
     return torch.from_numpy(block.copy())
 
 
-def _refuse_non_finite(rows: Tensor) -> None:
+def refuse_non_finite(rows: Tensor) -> None:
+    """Raise scikit-learn's ValueError if a row holds NaN or infinity."""
     # A sum carries every NaN and infinity along; only an overflow needs the second look.
     if not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():
         assert_all_finite(rows.float().cpu().numpy(), input_name="X")

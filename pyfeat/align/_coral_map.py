@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import check_array
 from torch import Tensor
 
 from pyfeat._moments import Moments, moments
-from pyfeat._rows import is_stream
-from pyfeat._tensors import FLOATS, Rows
+from pyfeat._tensors import check_plain_rows
 
 
 class CoralMap(NamedTuple):
@@ -72,7 +70,8 @@ def coral(X_source: Any, X_target: Any, *, regularization: float = 1.0) -> Coral
            [0., 3.]])
     """
     check_regularization(regularization)
-    source, target = _plain_rows(X_source, "X_source"), _plain_rows(X_target, "X_target")
+    source = check_plain_rows(X_source, "X_source")
+    target = check_plain_rows(X_target, "X_target")
     if source.shape[1] != target.shape[1]:
         raise ValueError(
             f"X_target must have {source.shape[1]} columns like X_source, got {target.shape[1]}"
@@ -105,12 +104,6 @@ def _power(
     powers = np.where(values > rounding, values, np.inf if exponent < 0 else 0.0) ** exponent
     result: NDArray[np.float64] = (vectors * powers) @ vectors.T
     return result
-
-
-def _plain_rows(X: Any, name: str) -> Rows:
-    if isinstance(X, Tensor) or is_stream(X):
-        return X  # type: ignore[no-any-return]
-    return check_array(X, dtype=FLOATS, input_name=name)  # type: ignore[no-any-return]
 
 
 def check_regularization(value: float) -> None:
