@@ -10,9 +10,12 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+
+if TYPE_CHECKING:
+    from pyfeat.jobs import Paths
 
 OK, ERROR, USAGE, QUARANTINED = 0, 1, 2, 3
 
@@ -119,7 +122,7 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def paths_of(inputs: list[str], column: str | None) -> list[str]:
+def paths_of(inputs: list[str], column: str | None) -> Paths:
     """Return the paths inputs stand for; what is not there is wrong usage.
 
     Raises

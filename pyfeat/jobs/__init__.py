@@ -1,6 +1,6 @@
 """Long runs: from files to a store, a model, predictions."""
 
-from pyfeat.jobs._collect import collect
+from pyfeat.jobs._collect import Paths, collect
 from pyfeat.jobs._extract import ExtractSummary, Quarantined, extract
 from pyfeat.jobs._fit import FitSummary, choose_space, fit
 from pyfeat.jobs._index import Neighbour, build_index, search_index
@@ -11,6 +11,7 @@ __all__ = [
     "ExtractSummary",
     "FitSummary",
     "Neighbour",
+    "Paths",
     "PredictSummary",
     "Prediction",
     "Quarantined",

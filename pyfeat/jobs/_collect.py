@@ -33,9 +33,13 @@ IMAGE_SUFFIXES = frozenset(
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".parquet"})
 
 
+class Paths(list[str]):
+    """Absolute paths, one an item: what `collect` returns, and leaves alone when it gets it."""
+
+
 def collect(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, column: str | None = None
-) -> list[str]:
+) -> Paths:
     """Return the absolute paths that inputs stand for, each once, in a fixed order.
 
     Parameters
@@ -48,8 +52,8 @@ def collect(
 
     Returns
     -------
-    paths : list of str
-        Not checked to be readable: what cannot be read is the business of the job.
+    paths : Paths
+        A list of str. Not checked to be readable: what cannot be read is the business of the job.
 
     Raises
     ------
@@ -57,6 +61,8 @@ def collect(
         If an input is not there, a glob matches nothing, nothing is found at all, or a list has no
         such column.
     """
+    if isinstance(inputs, Paths):
+        return inputs
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
     found: dict[str, None] = {}
@@ -67,7 +73,7 @@ def collect(
         raise ValueError(
             f"inputs must name at least one image, got {[os.fspath(i) for i in inputs]}"
         )
-    return list(found)
+    return Paths(found)
 
 
 def _expand(item: str, column: str | None) -> Iterable[str]:

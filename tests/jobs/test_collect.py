@@ -32,6 +32,14 @@ def test_glob_is_expanded(tree: Path) -> None:
     assert names(collect("**/*.png"), tree) == ["b/1.png"]
 
 
+def test_collected_paths_are_not_expanded_again(tree: Path) -> None:
+    # A folder named like an image was lost when the command and the job both collected.
+    (tree / "a.jpg").mkdir()
+    once = collect(tree)
+    assert names(collect(once), tree) == names(once, tree)
+    assert "a.jpg" in names(once, tree)
+
+
 def test_file_is_itself_whatever_it_is_called(tree: Path) -> None:
     (tree / "photo").write_bytes(b"x")
     assert names(collect("photo"), tree) == ["photo"]
