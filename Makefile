@@ -11,23 +11,22 @@ help:
 	@echo "make quickstart [DATA=folder]  features, head and accuracy on digits or on your class folders"
 	@echo "make test                      every fast test"
 	@echo "make check                     what CI runs: lint, types, layers, symbols, all tests"
-	@echo "make build                     build the native modules again after changing csrc/"
+	@echo "make build                     install, and build the native modules again if csrc/ changed"
 	@echo "make bench                     every benchmark; results go to benchmarks/results/"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.quickstart: pyproject.toml CMakeLists.txt | $(BIN)/python
+$(VENV)/.quickstart: pyproject.toml CMakeLists.txt $(CPP) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[quickstart]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml CMakeLists.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml CMakeLists.txt $(CPP) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.quickstart
 
 build: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/pyfeat quickstart $(DATA)

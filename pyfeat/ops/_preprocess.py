@@ -260,7 +260,7 @@ def _table(spec: Preprocessing, dtype: torch.dtype) -> Tensor:
 
 
 def _cpp(image: Image, spec: Preprocessing, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-    from pyfeat import _core
+    from pyfeat._core import preprocess as run
 
     source = image.numpy() if isinstance(image, Tensor) else image
     h, w, _ = source.shape
@@ -269,7 +269,7 @@ def _cpp(image: Image, spec: Preprocessing, dtype: torch.dtype, out: Tensor | No
     if out is None:
         out = torch.empty((3, spec.crop, spec.crop), dtype=dtype)
     table = _table(spec, dtype)
-    _core.preprocess(
+    run(
         source,
         *_geometry(h, w, spec),
         crop=spec.crop,
