@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pyfeat._identity import Space, canonical_json
-from pyfeat._model_file import replace_file
+from pyfeat._model_file import make_folder, replace_file
 from pyfeat.errors import CorruptStoreError, StoreError
 
 FORMAT = "pyfeat-store"
@@ -48,7 +48,7 @@ def create_store(root: Path) -> None:
     """Make `root` a store if it is an empty or missing folder; leave an existing store alone."""
     marker = root / MARKER
     if not marker.exists():
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         # Two writers may begin at once: what the other one has made by now is not foreign.
         if any(p.name != "spaces" and not p.name.endswith(TEMPORARY) for p in root.iterdir()) and (
             not marker.exists()
@@ -75,7 +75,7 @@ def create_space(root: Path, space: Space) -> Path:
     """Make the folder of a space and return it."""
     folder = space_folder(root, space)
     if not (folder / SPACE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         replace_file(folder / SPACE, space.to_json().encode())
     return folder
 
