@@ -36,6 +36,12 @@ py::array_t<std::uint8_t> as_keys(const std::vector<std::uint8_t>& keys) {
   return py::array_t<std::uint8_t>({n, static_cast<py::ssize_t>(kKeyBytes)}, keys.data());
 }
 
+// Names of files are bytes: what is no UTF-8 becomes a str as everywhere in Python.
+py::str as_path(const std::string& path) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size())));
+}
+
 template <typename Source>
 Numbers find(Source& source, const Bytes& keys) {
   const std::size_t n = count_keys(keys);
@@ -55,15 +61,22 @@ struct Gather {
   std::uint8_t* out;
 };
 
-// `out` is (m, row_bytes) uint8; every position is below m, every row was found by `find`.
-Gather check_gather(const Bytes& keys, const Numbers& rows, const Numbers& positions, Bytes& out) {
+// `out` is (m, row_bytes) uint8; every position is below m, every row is one of the source.
+template <typename Source>
+Gather check_gather(Source& source, const Bytes& keys, const Numbers& rows,
+                    const Numbers& positions, Bytes& out) {
   const std::size_t n = count_keys(keys);
   require(static_cast<std::size_t>(rows.size()) == n, "rows must have one number a key");
   require(static_cast<std::size_t>(positions.size()) == n, "positions must have one number a key");
-  require(out.ndim() == 2, "out must have shape (m, row_bytes)");
+  require(out.ndim() == 2 && static_cast<std::size_t>(out.shape(1)) == source.row_bytes(),
+          "out must have shape (m, row_bytes)");
   const std::int64_t* p = positions.data();
-  for (std::size_t i = 0; i < n; ++i)
+  const std::int64_t* r = rows.data();
+  const auto size = static_cast<std::int64_t>(source.size());
+  for (std::size_t i = 0; i < n; ++i) {
     require(0 <= p[i] && p[i] < out.shape(0), "positions must lie in out");
+    require(0 <= r[i] && r[i] < size, "rows must lie in the source");
+  }
   return {n, keys.data(), rows.data(), p, out.mutable_data()};
 }
 
@@ -97,14 +110,17 @@ void bind_tail(py::module_& m) {
       .def("gather",
            [](Tail& t, const Bytes& keys, const Numbers& rows, const Numbers& positions, Bytes out,
               std::size_t) {
-             const Gather g = check_gather(keys, rows, positions, out);
+             const Gather g = check_gather(t, keys, rows, positions, out);
              py::gil_scoped_release release;
              return t.gather(g.keys, g.rows, g.positions, g.n, g.out);
            })
+      .def_static("discard", &Tail::discard, py::arg("path"))
+      .def("remove", [](const Tail& t) { remove_file(t.path()); })
+      .def("version", &Tail::version)
       .def("damaged_offsets", &Tail::damaged_offsets)
       .def("keys", [](Tail& t) { return as_keys(t.keys()); })
       .def("offset", &Tail::offset, py::arg("row"))
-      .def_property_readonly("path", &Tail::path);
+      .def_property_readonly("path", [](const Tail& t) { return as_path(t.path()); });
 }
 
 void bind_segment(py::module_& m) {
@@ -120,7 +136,7 @@ void bind_segment(py::module_& m) {
       .def("gather",
            [](const Segment& s, const Bytes& keys, const Numbers& rows, const Numbers& positions,
               Bytes out, std::size_t threads) {
-             const Gather g = check_gather(keys, rows, positions, out);
+             const Gather g = check_gather(s, keys, rows, positions, out);
              py::gil_scoped_release release;
              return s.gather(g.keys, g.rows, g.positions, g.n, g.out, threads);
            })
@@ -128,7 +144,7 @@ void bind_segment(py::module_& m) {
       .def("crc_of", &Segment::crc_of, py::call_guard<py::gil_scoped_release>())
       .def("keys", [](const Segment& s) { return as_keys(s.keys_in_row_order()); })
       .def("offset", &Segment::offset, py::arg("row"))
-      .def_property_readonly("path", &Segment::path);
+      .def_property_readonly("path", [](const Segment& s) { return as_path(s.path()); });
 }
 
 }  // namespace
@@ -144,7 +160,7 @@ void bind_store(py::module_& m) {
     try {
       if (p) std::rethrow_exception(p);
     } catch (const StoreError& e) {
-      py::tuple args = py::make_tuple(e.code(), e.what(), e.path());
+      py::tuple args = py::make_tuple(e.code(), e.what(), as_path(e.path()));
       PyErr_SetObject(store_error.ptr(), args.ptr());
     }
   });
@@ -159,7 +175,7 @@ void bind_store(py::module_& m) {
         "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off.");
   m.def("operation_count", &operation_count, "Disk operations since the process began.");
   m.def("seal", &seal, py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"),
-        py::arg("space"), py::call_guard<py::gil_scoped_release>());
+        py::arg("space"), py::arg("aside"), py::call_guard<py::gil_scoped_release>());
   bind_tail(m);
   bind_segment(m);
 }

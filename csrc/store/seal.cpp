@@ -87,12 +87,12 @@ void write_rows(File& file, const Tail& tail, const std::vector<std::int64_t>& r
 }  // namespace
 
 std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, std::size_t dim,
-                 const std::string& space) {
+                 const std::string& space, const std::string& aside) {
   const std::vector<std::int64_t> records = tail.newest_records();
   if (!records.empty()) {
     const Columns columns = make_columns(tail, records);
     const std::string header = make_header(columns, dtype, dim, tail.row_bytes(), space);
-    const std::string hidden = path + ".tmp";
+    const std::string hidden = tail.path() + ".seal.tmp";
     remove_file(hidden);  // of a seal that did not finish; the tail's lock makes this ours alone
     {
       File file = File::create(hidden);
@@ -106,7 +106,11 @@ std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, 
     rename_file(hidden, path);
     sync_folder_of(path);
   }
-  remove_file(tail.path());
+  if (aside.empty()) {
+    remove_file(tail.path());
+  } else {
+    rename_file(tail.path(), aside);
+  }
   return records.size();
 }
 

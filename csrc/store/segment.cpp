@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 #include <thread>
 
 #include "crc32c.h"
@@ -79,23 +80,29 @@ std::vector<std::int64_t> Segment::gather(const std::uint8_t* keys, const std::i
                                           const std::int64_t* positions, std::size_t n,
                                           std::uint8_t* out, std::size_t threads) const {
   threads = std::max<std::size_t>(1, std::min(threads, n * row_bytes_ / kBytesPerThread));
-  std::vector<std::vector<std::int64_t>> damaged(threads);
+  std::vector<std::uint8_t> good(n);  // made here: a worker must not throw
   const auto work = [&](std::size_t t) {
     for (std::size_t i = n * t / threads; i < n * (t + 1) / threads; ++i) {
       const auto row = static_cast<std::uint64_t>(rows[i]);
       std::memcpy(out + positions[i] * row_bytes_, base_ + layout_.rows + row * row_bytes_,
                   row_bytes_);
-      if (!row_is_good(keys + i * kKeyBytes, row))
-        damaged[t].push_back(static_cast<std::int64_t>(i));
+      good[i] = row_is_good(keys + i * kKeyBytes, row);
     }
   };
   std::vector<std::thread> helpers;
-  for (std::size_t t = 1; t < threads; ++t) helpers.emplace_back(work, t);
+  helpers.reserve(threads);
+  std::size_t t = 1;
+  try {
+    for (; t < threads; ++t) helpers.emplace_back(work, t);
+  } catch (const std::system_error&) {
+    for (; t < threads; ++t) work(t);  // no more threads to be had
+  }
   work(0);
   for (std::thread& helper : helpers) helper.join();
-  std::vector<std::int64_t> all;
-  for (const auto& part : damaged) all.insert(all.end(), part.begin(), part.end());
-  return all;
+  std::vector<std::int64_t> damaged;
+  for (std::size_t i = 0; i < n; ++i)
+    if (!good[i]) damaged.push_back(static_cast<std::int64_t>(i));
+  return damaged;
 }
 
 std::vector<std::int64_t> Segment::damaged_rows() const {

@@ -41,6 +41,8 @@ class Segment {
   std::vector<std::uint8_t> keys_in_row_order() const;
 
   std::uint64_t offset(std::int64_t row) const;
+  std::size_t size() const { return n_; }
+  std::size_t row_bytes() const { return row_bytes_; }
   const std::string& path() const { return path_; }
 
  private:

@@ -72,14 +72,20 @@ void Tail::append(const std::uint8_t* keys, const std::uint8_t* rows, std::size_
     file_.append(records.data(), records.size());
   } catch (const StoreError&) {
     broken_ = true;  // until the half record is gone, the next one would not be where it belongs
-    file_.truncate(end_);
+    const std::size_t whole = (file_.size() - end_) / size;
+    file_.truncate(end_ + whole * size);
     broken_ = false;
+    remember(keys, whole);
     throw;
   }
+  remember(keys, n);
+}
+
+void Tail::remember(const std::uint8_t* keys, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i)
     newest_[Key::load(keys + i * kKeyBytes)] = static_cast<std::int64_t>(scanned_ + i);
   scanned_ += n;
-  end_ += records.size();
+  end_ += n * record_bytes(row_bytes_);
 }
 
 void Tail::sync() {
@@ -140,6 +146,8 @@ std::vector<std::int64_t> Tail::gather(const std::uint8_t* keys, const std::int6
                                        const std::int64_t* positions, std::size_t n,
                                        std::uint8_t* out) {
   std::lock_guard<std::mutex> guard(mutex_);
+  // Touching a mapped byte beyond the end of the file would kill the process.
+  if (file_.size() < end_) throw StoreError(EIO, "is shorter than it was", path());
   map_at_least(end_);
   std::vector<std::int64_t> damaged;
   for (std::size_t i = 0; i < n; ++i) {
@@ -149,6 +157,28 @@ std::vector<std::int64_t> Tail::gather(const std::uint8_t* keys, const std::int6
       damaged.push_back(static_cast<std::int64_t>(i));
   }
   return damaged;
+}
+
+bool Tail::discard(const std::string& path) {
+  File file = File::open_for_recovery(path);
+  if (!file.try_lock()) return false;
+  remove_file(path);
+  return true;
+}
+
+std::uint32_t Tail::version() const {
+  if (file_.size() < sizeof(TailHeader)) return 0;
+  const Mapping map(file_, sizeof(TailHeader));
+  TailHeader h;
+  std::memcpy(&h, map.data(), sizeof h);
+  const bool whole = std::memcmp(h.magic, kTailMagic, sizeof h.magic) == 0 &&
+                     crc32c(&h, offsetof(TailHeader, crc)) == h.crc;
+  return whole ? h.version : 0;
+}
+
+std::size_t Tail::size() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return scanned_;
 }
 
 std::vector<std::uint64_t> Tail::damaged_offsets() {

@@ -28,10 +28,14 @@ class Tail {
   // somebody else has recovered it meanwhile.
   static std::unique_ptr<Tail> adopt(const std::string& path, std::size_t row_bytes);
 
-  // Adds `n` records. On error the file is cut back to what it was and StoreError is thrown.
+  // Adds `n` records. On error StoreError is thrown, and those of the records that were written
+  // whole stay: a reader may have seen them, and a file that shrinks under a mapping kills.
   void append(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n);
   // Returns when everything appended is on the disk. After a failure the tail takes no more rows.
   void sync();
+  // Removes a file left by a `create` whose process died. False when it lives.
+  static bool discard(const std::string& path);
+
   // Reads records that were appended since the last scan. Returns how many are known now.
   std::size_t refresh();
   // rows[i] = record number of keys[i], the newest one, or -1.
@@ -39,6 +43,8 @@ class Tail {
   // Copies record rows[i] to out[positions[i]]. Returns the i whose bytes are damaged.
   std::vector<std::int64_t> gather(const std::uint8_t* keys, const std::int64_t* rows,
                                    const std::int64_t* positions, std::size_t n, std::uint8_t* out);
+  // Version in the header; 0 when the header is damaged.
+  std::uint32_t version() const;
   // Byte offsets of whole records that fail their CRC.
   std::vector<std::uint64_t> damaged_offsets();
   // Keys of all good records, in the order written (key i at 16 * i).
@@ -47,6 +53,8 @@ class Tail {
   std::vector<std::int64_t> newest_records();
   const std::uint8_t* record(std::int64_t row) const;
 
+  // Records looked at, good or not.
+  std::size_t size();
   const std::string& path() const { return file_.path(); }
   std::size_t row_bytes() const { return row_bytes_; }
   std::uint64_t offset(std::int64_t row) const;
@@ -59,6 +67,7 @@ class Tail {
   Tail(File file, std::size_t row_bytes);
   void scan();
   void map_at_least(std::uint64_t size);
+  void remember(const std::uint8_t* keys, std::size_t n);
 
   File file_;
   std::size_t row_bytes_;

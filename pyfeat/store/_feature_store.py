@@ -40,7 +40,8 @@ class FeatureStore:
     mode : {"a", "r"}, default="a"
         "a" reads and adds rows, "r" only reads and changes nothing on disk.
     segment_bytes : int, default=268435456
-        A tail of this size is sealed into a segment.
+        A tail of this size is sealed into a segment. Closing seals what there is: a store that is
+        opened and closed for each row gets a file for each.
 
     Attributes
     ----------
@@ -88,7 +89,7 @@ class FeatureStore:
             raise ValueError(f"mode must be 'a' or 'r', got {mode!r}")
         if segment_bytes < 1:
             raise ValueError(f"segment_bytes must be at least 1, got {segment_bytes}")
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.mode = mode
         self.segment_bytes = segment_bytes
         if mode == "a":
@@ -249,10 +250,10 @@ class FeatureStore:
     def refresh(self) -> None:
         """See what other writers have flushed or sealed since.
 
-        Raises
-        ------
-        CorruptStoreError
-            If the header of a segment is damaged.
+        Warns
+        -----
+        StoreWarning
+            If a segment cannot be opened: it is left out.
         """
         with self._lock:
             self._reader.refresh(self._writer.tail)
@@ -273,7 +274,8 @@ class FeatureStore:
         ValueError
             If the shapes do not fit each other or the space.
         StoreError
-            If the store is read-only or closed, or the disk refuses (nothing is added then).
+            If the store is read-only or closed, or the disk refuses: the first rows may be there
+            then, whole and right.
         """
         keys = as_keys(keys)
         values = np.ascontiguousarray(rows, dtype=self.space.dtype)

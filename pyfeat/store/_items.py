@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyfeat._identity import Space, canonical_json
 from pyfeat._model_file import replace_file
-from pyfeat.errors import CorruptStoreError
+from pyfeat.errors import StoreWarning
 from pyfeat.store._layout import ITEMS, create_space, create_store, files, new_id, space_folder
 
 
@@ -66,18 +67,30 @@ def write_items(path: str | os.PathLike[str], space: Space, items: Iterable[Item
 def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
     """Return what is known of every input, the latest word on each, in order of name.
 
-    Raises
-    ------
-    CorruptStoreError
-        If a line of a list is not what `write_items` writes.
+    Warns
+    -----
+    StoreWarning
+        If a line is not what `write_items` writes: it is left out.
     """
     known: dict[str, Item] = {}
     for file in reversed(files(space_folder(Path(path), space), ITEMS)):
-        for number, line in enumerate(file.read_text().splitlines(), 1):
-            try:
-                value = json.loads(line)
-                key = bytes.fromhex(value["key"]) if "key" in value else None
-                known[value["name"]] = Item(value["name"], key, value.get("reason"))
-            except (ValueError, KeyError, TypeError) as error:
-                raise CorruptStoreError(f"{file}, line {number}: {error}") from None
+        for number, item in parse_items(file):
+            if item is None:
+                message = f"{file}, line {number}: not an item of a store; it is left out"
+                warnings.warn(message, StoreWarning, stacklevel=2)
+            else:
+                known[item.name] = item
     return [known[name] for name in sorted(known)]
+
+
+def parse_items(file: Path) -> Iterator[tuple[int, Item | None]]:
+    """Yield (line number, item) of a list; None for a line that is damaged."""
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        try:
+            value = json.loads(line)
+            key = bytes.fromhex(value["key"]) if "key" in value else None
+            item = Item(value["name"], key, value.get("reason"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            yield number, None
+        else:
+            yield number, item if (key is None) == (item.reason is not None) else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from pyfeat._identity import Space, canonical_json
 from pyfeat._model_file import make_folder, replace_file
-from pyfeat.errors import CorruptStoreError, StoreError
+from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
 
 FORMAT = "pyfeat-store"
 VERSION = 1
@@ -21,13 +22,23 @@ SEGMENT = ".safetensors"
 TAIL = ".tail"
 ITEMS = ".items.jsonl"
 TEMPORARY = ".tmp"
+DAMAGED = ".damaged"
+TAIL_HEADER_BYTES = 64
 
 SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16"}
 
 
-def new_id() -> str:
-    """Return a name for a new tail. Names sort by the time they were made."""
-    return f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+def new_id(token: str | None = None) -> str:
+    """Return a name for a new file. Names sort by the time they were made.
+
+    A segment carries the token of the tail it was sealed from.
+    """
+    return f"{time.time_ns():016x}-{token or secrets.token_hex(4)}"
+
+
+def token_of(name: str) -> str:
+    """Return the token in the name of a tail or segment."""
+    return name.partition(".")[0].rpartition("-")[2]
 
 
 def check_store(root: Path) -> None:
@@ -47,17 +58,27 @@ def check_store(root: Path) -> None:
 def create_store(root: Path) -> None:
     """Make `root` a store if it is an empty or missing folder; leave an existing store alone."""
     marker = root / MARKER
-    if not marker.exists():
-        make_folder(root)
-        # Two writers may begin at once: what the other one has made by now is not foreign.
-        if any(p.name != "spaces" and not p.name.endswith(TEMPORARY) for p in root.iterdir()) and (
-            not marker.exists()
-        ):
-            raise StoreError(
-                f"path must be a feature store or an empty folder, got {str(root)!r}: "
-                f"it holds other files"
-            )
-        replace_file(marker, canonical_json({"format": FORMAT, "version": VERSION}).encode())
+    try:
+        if not marker.exists():
+            make_folder(root)
+            # Two writers may begin at once: what the other one has made by now is not foreign.
+            foreign = [
+                p.name
+                for p in root.iterdir()
+                if p.name not in (MARKER, "spaces") and not p.name.endswith(TEMPORARY)
+            ]
+            if foreign:
+                raise StoreError(
+                    f"path must be a feature store or an empty folder, got {str(root)!r}, "
+                    f"which holds {foreign[0]!r}"
+                )
+            replace_file(marker, canonical_json({"format": FORMAT, "version": VERSION}).encode())
+    except FileExistsError:
+        raise StoreError(f"path must be a folder, got the file {str(root)!r}") from None
+    except (PermissionError, NotADirectoryError) as error:
+        raise StoreError(
+            error.errno, f"cannot make a store ({error.strerror})", str(root)
+        ) from None
     check_store(root)
 
 
@@ -74,30 +95,49 @@ def space_folder(root: Path, space: Space) -> Path:
 def create_space(root: Path, space: Space) -> Path:
     """Make the folder of a space and return it."""
     folder = space_folder(root, space)
-    if not (folder / SPACE).exists():
+    path, content = folder / SPACE, space.to_json().encode()
+    if not path.exists() or path.read_bytes() != content:  # missing, or damaged and mended here
         make_folder(folder)
-        replace_file(folder / SPACE, space.to_json().encode())
+        replace_file(path, content)
     return folder
 
 
 def read_spaces(root: Path) -> list[Space]:
-    """Return every space of a store, in order of fingerprint."""
+    """Return every space of a store, in order of fingerprint.
+
+    Warns
+    -----
+    StoreWarning
+        If the description of a space is damaged: it is left out.
+    """
     spaces = []
     for folder in sorted((root / "spaces").glob("*")):
-        path = folder / SPACE
-        if not path.is_file():
-            continue  # its writer died before it had written a row
-        try:
-            space = Space.from_json(path.read_text())
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptStoreError(f"{path}: not the description of a space ({error})") from None
-        if space.fingerprint[:32] != folder.name:
-            raise CorruptStoreError(
-                f"{path}: its fingerprint is {space.fingerprint[:32]}, "
-                f"not the name of its folder: the file was changed"
-            )
-        spaces.append(space)
+        if (folder / SPACE).is_file():  # else its writer died before it had written a row
+            try:
+                spaces.append(read_space(folder))
+            except CorruptStoreError as error:
+                warnings.warn(str(error), StoreWarning, stacklevel=3)
     return spaces
+
+
+def read_space(folder: Path) -> Space:
+    """Return the space whose rows a folder holds.
+
+    Raises
+    ------
+    CorruptStoreError
+        If its description is damaged.
+    """
+    path = folder / SPACE
+    try:
+        space = Space.from_json(path.read_text())
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptStoreError(f"{path}: not the description of a space ({error})") from None
+    if space.fingerprint[:32] != folder.name:
+        raise CorruptStoreError(
+            f"{path}: its fingerprint is {space.fingerprint[:32]}, not the name of its folder"
+        )
+    return space
 
 
 def files(folder: Path, suffix: str) -> list[Path]:

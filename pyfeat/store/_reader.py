@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
+import warnings
 from pathlib import Path
 
 from pyfeat._core import Segment, Tail
 from pyfeat._identity import Space
-from pyfeat.errors import StoreError
+from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store._segment_file import open_segment
 from pyfeat.store._sources import Source
@@ -28,22 +30,20 @@ class Reader:
         self._space = space
         self._segments: dict[str, Segment] = {}
         self._tails: dict[str, Tail] = {}
+        self._damaged: set[str] = set()
 
     def sources(self, own: Tail | None) -> list[Source]:
         """Return where rows lie, newest first; `own` is the tail this process writes."""
-        return [
-            *([own] if own is not None else []),
-            *self._tails.values(),
-            *self._segments.values(),
-        ]
+        tails = [self._tails[name] for name in sorted(self._tails, reverse=True)]
+        return [*([own] if own is not None else []), *tails, *self._segments.values()]
 
     def refresh(self, own: Tail | None) -> None:
         """See what was flushed and sealed since.
 
-        Raises
-        ------
-        CorruptStoreError
-            If the header of a segment is damaged.
+        Warns
+        -----
+        StoreWarning
+            If a segment cannot be opened: it is left out.
         """
         # Tails first: one that is sealed while we look is then found as a segment.
         for path in layout.files(self._folder, layout.TAIL):
@@ -51,21 +51,32 @@ class Reader:
                 self._refresh_tail(path)
         segments = {}
         for path in layout.files(self._folder, layout.SEGMENT):
-            known = self._segments.get(path.name)
-            segments[path.name] = known or open_segment(path, self._space)
+            known = self._segments.get(path.name) or self._open_segment(path)
+            if known is not None:
+                segments[path.name] = known
         self._segments = segments
+        sealed = {layout.token_of(name) for name in segments}
         self._tails = {
-            name: tail
-            for name, tail in self._tails.items()
-            if name.removesuffix(layout.TAIL) + layout.SEGMENT not in segments
+            name: tail for name, tail in self._tails.items() if layout.token_of(name) not in sealed
         }
+
+    def _open_segment(self, path: Path) -> Segment | None:
+        """Return a segment, or None when its header is damaged: the others are still good."""
+        if path.name in self._damaged:
+            return None
+        try:
+            return open_segment(path, self._space)
+        except StoreError as error:
+            self._damaged.add(path.name)
+            warnings.warn(f"a segment is left out: {error}", StoreWarning, stacklevel=5)
+            return None
 
     def _refresh_tail(self, path: Path) -> None:
         if (known := self._tails.get(path.name)) is not None:
             known.refresh()
             return
         try:
-            self._tails[path.name] = Tail.open(str(path), layout.row_bytes(self._space))
+            self._tails[path.name] = Tail.open(os.fsencode(path), layout.row_bytes(self._space))
         except StoreError as error:
             if error.errno != errno.ENOENT:  # it was sealed just now: its segment is found next
                 raise

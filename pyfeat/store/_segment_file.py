@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def open_segment(path: Path, space: Space) -> Segment:
     if header != expected_header(n, space):
         raise CorruptStoreError(f"{path}, byte 8: the header does not fit the space of its folder")
     offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
-    return Segment(str(path), n, row_bytes(space), **offsets)
+    return Segment(os.fsencode(path), n, row_bytes(space), **offsets)
 
 
 def damaged_offsets(path: Path, segment: Segment) -> list[tuple[int, str]]:

@@ -9,14 +9,18 @@ from pathlib import Path
 from pyfeat._core import Tail
 from pyfeat._identity import Space
 from pyfeat.errors import CorruptStoreError, StoreError
+from pyfeat.store._items import parse_items
 from pyfeat.store._layout import (
+    ITEMS,
     SEGMENT,
+    SPACE,
     TAIL,
+    TAIL_HEADER_BYTES,
+    VERSION,
     check_store,
     files,
-    read_spaces,
+    read_space,
     row_bytes,
-    space_folder,
 )
 from pyfeat.store._segment_file import damaged_offsets, open_segment
 
@@ -58,19 +62,43 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
     StoreError
         If `path` is no store.
     CorruptStoreError
-        If the store's marker or the description of a space is damaged.
+        If the store's marker is damaged.
     """
     root = Path(path)
     check_store(root)
     found: list[Damage] = []
-    for space in read_spaces(root):
-        folder = space_folder(root, space)
+    for folder in sorted((root / "spaces").glob("*")):
+        if not (folder / SPACE).is_file():
+            continue
+        try:
+            space = read_space(folder)
+        except CorruptStoreError as error:
+            found.append(Damage(str(folder / SPACE), 0, str(error)))
+            continue
         for file in files(folder, SEGMENT):
             found += _check_segment(file, space)
         for file in files(folder, TAIL):
-            tail = Tail.open(str(file), row_bytes(space))
-            reason = "a record fails its checksum"
-            found += [Damage(str(file), offset, reason) for offset in tail.damaged_offsets()]
+            found += _check_tail(file, space)
+        for file in files(folder, ITEMS):
+            found += _check_items(file)
+    return found
+
+
+def _check_tail(path: Path, space: Space) -> list[Damage]:
+    tail = Tail.open(os.fsencode(path), row_bytes(space))
+    whole_header = tail.version() == VERSION or path.stat().st_size < TAIL_HEADER_BYTES
+    header = [] if whole_header else [Damage(str(path), 0, f"no header of version {VERSION}")]
+    reason = "a record fails its checksum"
+    return header + [Damage(str(path), offset, reason) for offset in tail.damaged_offsets()]
+
+
+def _check_items(path: Path) -> list[Damage]:
+    bad = {number for number, item in parse_items(path) if item is None}
+    offset, found = 0, []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if number in bad:
+            found.append(Damage(str(path), offset, f"line {number} is not an item of a store"))
+        offset += len(line)
     return found
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyfeat._identity import Space
 
 DEFAULT_BLOCK = 8192
+_ALL = slice(None)
 
 
 class View:
@@ -56,14 +57,28 @@ class View:
         return f"View(shape={self.shape}, dtype={self.dtype}, space={self.space.fingerprint[:12]})"
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        rows, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
-        if isinstance(rows, (int, np.integer)):
+        rows, columns = index if isinstance(index, tuple) and len(index) == 2 else (index, _ALL)
+        if not isinstance(columns, (int, np.integer, slice)) or isinstance(columns, bool):
+            raise IndexError(f"columns must be an integer or a slice, got {columns!r}")
+        if isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
             position = range(len(self))[rows]  # IndexError as a list raises it
             found: NDArray[Any] = self._read(np.array([position]))[0]
-            return found[rest] if rest else found
-        picked = np.arange(len(self))[rows]
-        found = self._read(picked)
-        return found[(slice(None), *rest)] if rest else found
+            return found[columns]
+        return self._read(self._positions(rows))[:, columns]
+
+    def _positions(self, rows: Any) -> NDArray[np.int64]:
+        """Return the positions that a slice, or a list or array of integers or bools, means."""
+        if isinstance(rows, slice):
+            return np.arange(len(self))[rows]
+        wanted = np.asarray(rows)
+        if wanted.size == 0 and wanted.ndim == 1:
+            wanted = wanted.astype(np.int64)
+        if isinstance(rows, tuple) or wanted.ndim != 1 or wanted.dtype.kind not in "iub":
+            raise IndexError(
+                f"rows must be an integer, a slice, or a list of integers or bools, got {rows!r}"
+            )
+        positions: NDArray[np.int64] = np.arange(len(self))[wanted]
+        return positions
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
@@ -88,7 +103,7 @@ class View:
         IndexError
             If a position lies outside.
         """
-        picked = np.arange(len(self))[np.asarray(positions)]
+        picked = self._positions(positions)
         rank = np.empty(len(self), np.int64)
         rank[self._storage_order] = np.arange(len(self))
         read = self._read
@@ -115,6 +130,8 @@ class View:
             Positions in this view of the rows that follow.
         rows : ndarray of shape (b, d)
         """
+        if max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         for start in range(0, len(self), max_rows):
             positions = self._storage_order[start : start + max_rows]
             yield positions, self._read(positions)

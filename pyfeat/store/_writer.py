@@ -45,16 +45,28 @@ class Writer:
         return self._tail
 
     def append(self, keys: NDArray[np.uint8], rows: NDArray[Any]) -> bool:
-        """Add rows; return whether they were sealed into a segment with all before them.
+        """Add rows; return whether other files are there now than before.
 
         Raises
         ------
         StoreError
-            If the disk refuses; nothing was added then.
+            If the disk refuses.
+
+        Warns
+        -----
+        StoreWarning
+            If the rows were added and the tail could not be sealed; the next call tries again.
         """
+        forked = self._tail is not None and self._owner != os.getpid()
         self._own_tail().append(keys, rows.view(np.uint8))
         self._bytes += rows.nbytes
-        return self._bytes >= self._segment_bytes and self.seal()
+        if self._bytes < self._segment_bytes:
+            return forked
+        try:
+            return self.seal()
+        except StoreError as error:
+            warnings.warn(f"rows stay in the tail: {error}", StoreWarning, stacklevel=3)
+            return forked
 
     def sync(self) -> None:
         """Return when every appended row is on the disk."""
@@ -63,10 +75,10 @@ class Writer:
 
     def seal(self) -> bool:
         """Turn the tail into a segment; return whether there was one."""
-        tail, self._tail, self._bytes = self._tail, None, 0
-        if tail is None or self._owner != os.getpid():
+        if self._tail is None or self._owner != os.getpid():
             return False
-        self._seal_one(tail)
+        self._seal_one(self._tail)
+        self._tail, self._bytes = None, 0
         return True
 
     def recover(self) -> None:
@@ -75,21 +87,40 @@ class Writer:
         Warns
         -----
         StoreWarning
-            If a record is damaged; names path and offset.
+            If a record is damaged (names path and offset), or a tail has another version.
         """
         for path in layout.files(self._folder, layout.TAIL):
+            tail = self._adopt(path)
+            if tail is not None:
+                self._recover_one(path, tail)
+        for path in layout.files(self._folder, layout.TAIL + layout.TEMPORARY):
             try:
-                tail = Tail.adopt(str(path), layout.row_bytes(self._space))
+                Tail.discard(os.fsencode(path))
             except StoreError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                continue  # sealed by its writer, or recovered by somebody else, just now
-            if tail is None:
-                continue
-            for offset in tail.damaged_offsets():
-                message = f"{path}, byte {offset}: a record fails its checksum and is left out"
-                warnings.warn(message, StoreWarning, stacklevel=4)
-            self._seal_one(tail)
+                _pass_if_gone(error)
+
+    def _adopt(self, path: Path) -> Tail | None:
+        try:
+            return Tail.adopt(os.fsencode(path), layout.row_bytes(self._space))
+        except StoreError as error:
+            _pass_if_gone(error)
+            return None
+
+    def _recover_one(self, path: Path, tail: Tail) -> None:
+        version = tail.version()
+        if version not in (0, layout.VERSION):
+            _warn(f"{path}: must have version {layout.VERSION}, got {version}; it is left alone")
+            return
+        if any(
+            layout.token_of(p.name) == layout.token_of(path.name)
+            for p in layout.files(self._folder, layout.SEGMENT)
+        ):
+            tail.remove()  # sealed already; its writer died in between
+            return
+        offsets = tail.damaged_offsets()
+        for offset in offsets:
+            _warn(f"{path}, byte {offset}: a record fails its checksum and is left out")
+        self._seal_one(tail, keep=bool(offsets))
 
     def _own_tail(self) -> Tail:
         if self._owner != os.getpid():
@@ -98,11 +129,24 @@ class Writer:
         if self._tail is None:
             path = self._folder / f"{layout.new_id()}{layout.TAIL}"
             fingerprint = np.frombuffer(bytes.fromhex(self._space.fingerprint), np.uint8)
-            self._tail = Tail.create(str(path), layout.row_bytes(self._space), fingerprint)
+            self._tail = Tail.create(os.fsencode(path), layout.row_bytes(self._space), fingerprint)
         return self._tail
 
-    def _seal_one(self, tail: Tail) -> None:
+    def _seal_one(self, tail: Tail, keep: bool = False) -> None:
         path = Path(tail.path)
-        target = path.with_name(path.name.removesuffix(layout.TAIL) + layout.SEGMENT)
+        name = layout.new_id(layout.token_of(path.name)) + layout.SEGMENT
         dtype = layout.SAFETENSORS_DTYPE[self._space.dtype]
-        seal(tail, str(target), dtype, self._space.dim, self._space.fingerprint)
+        # What could not be read is kept beside the segment, for whoever wants to try.
+        aside = os.fsencode(path) + layout.DAMAGED.encode() if keep else b""
+        target = os.fsencode(path.with_name(name))
+        seal(tail, target, dtype, self._space.dim, self._space.fingerprint, aside)
+
+
+def _pass_if_gone(error: StoreError) -> None:
+    # Sealed by its writer, or recovered by somebody else, just now.
+    if error.errno != errno.ENOENT:
+        raise error
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, StoreWarning, stacklevel=5)

@@ -21,7 +21,7 @@ import pytest
 from pyfeat import FeatureStore, Space
 from pyfeat import _core as core
 from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
-from pyfeat.store import verify
+from pyfeat.store import Item, read_items, verify, write_items
 
 from .conftest import DIM, some_keys, some_rows
 
@@ -107,10 +107,7 @@ def test_flipped_byte_in_segment_never_gives_a_wrong_row(sealed: Path, flip: int
         content[offset] ^= flip
         path.write_bytes(content)
         content[offset] ^= flip
-        try:
-            intact_rows(sealed, "r")
-        except (CorruptStoreError, StoreError) as error:
-            assert str(path) in str(error), f"flipped {offset}"  # noqa: PT017  both ends are right
+        intact_rows(sealed, "r")  # what it returns, it has compared
 
 
 @pytest.mark.parametrize("flip", [0x01, 0xFF])
@@ -157,22 +154,134 @@ def test_verify_of_untouched_store_is_empty(sealed: Path, dead_writer: Path) -> 
     assert verify(dead_writer) == []
 
 
-def test_cut_segment_is_named(sealed: Path) -> None:
-    path = only_file(sealed, ".safetensors")
+def test_cut_segment_is_named_and_left_out(sealed: Path, space: Space) -> None:
+    with FeatureStore(sealed, space) as store:
+        store.put(some_keys(2, 7), some_rows(2, 7))
+    path = sorted(sealed.glob("spaces/*/*.safetensors"))[0]
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(StoreError, match="is shorter than its header says"):
-        FeatureStore(sealed, mode="r")
+    with pytest.warns(StoreWarning, match=f"is shorter than its header says .*{path.name}"):
+        store = FeatureStore(sealed, mode="r")
+    np.testing.assert_array_equal(store.get(some_keys(2, 7)), some_rows(2, 7))
+    assert [d.path for d in verify(sealed)] == [str(path)]
+
+
+def test_damaged_header_of_one_segment_costs_only_that_segment(sealed: Path, space: Space) -> None:
+    with FeatureStore(sealed, space) as store:
+        store.put(some_keys(2, 7), some_rows(2, 7))
+    path = sorted(sealed.glob("spaces/*/*.safetensors"))[0]
+    content = bytearray(path.read_bytes())
+    content[20] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.warns(StoreWarning, match="a segment is left out"):
+        store = FeatureStore(sealed, mode="r")
+    assert store.contains(np.concatenate([some_keys(N), some_keys(2, 7)])).sum() == 2
+
+
+def test_damaged_space_is_named_and_mended_by_its_writer(sealed: Path, space: Space) -> None:
+    other = Space(7)
+    FeatureStore(sealed, other)
+    path = next(p for p in sealed.glob("spaces/*/space.json") if space.to_json() in p.read_text())
+    path.write_text("{")
+    with pytest.warns(StoreWarning, match="not the description of a space"):
+        assert FeatureStore.spaces(sealed) == [other]
+    assert [d.path for d in verify(sealed)] == [str(path)]
+    assert FeatureStore(sealed, space).contains(some_keys(N)).all()
+    assert verify(sealed) == []
+
+
+def test_damaged_line_of_items_costs_only_that_item(sealed: Path, space: Space) -> None:
+    write_items(sealed, space, [Item("a", b"k" * 16), Item("b", None, "broken")])
+    path = only_file(sealed, ".items.jsonl")
+    path.write_bytes(path.read_bytes()[1:])
+    with pytest.warns(StoreWarning, match="line 1: not an item"):
+        assert [i.name for i in read_items(sealed, space)] == ["b"]
+    assert [(d.path, d.offset) for d in verify(sealed)] == [(str(path), 0)]
+
+
+def test_damaged_tail_is_kept_beside_its_segment(dead_writer: Path) -> None:
+    tail = only_file(dead_writer, ".tail")
+    content = bytearray(tail.read_bytes())
+    content[HEADER + RECORD + 20] ^= 1
+    tail.write_bytes(content)
+    assert intact_rows(dead_writer) == [0, 2]
+    assert only_file(dead_writer, ".tail.damaged").read_bytes() == content
+
+
+def test_tail_of_another_version_is_left_alone(dead_writer: Path, space: Space) -> None:
+    tail = only_file(dead_writer, ".tail")
+    content = bytearray(tail.read_bytes())
+    content[8] = 2
+    content[60:64] = core.crc32c(bytes(content[:60])).to_bytes(4, "little")
+    tail.write_bytes(content)
+    with pytest.warns(StoreWarning, match="must have version 1, got 2"):
+        FeatureStore(dead_writer, space)
+    assert tail.read_bytes() == content
+
+
+def test_verify_finds_a_damaged_tail_header(dead_writer: Path) -> None:
+    tail = only_file(dead_writer, ".tail")
+    content = bytearray(tail.read_bytes())
+    content[40] ^= 1
+    tail.write_bytes(content)
+    assert [(d.path, d.offset) for d in verify(dead_writer)] == [(str(tail), 0)]
+
+
+def test_hidden_tail_of_a_dead_writer_is_removed(dead_writer: Path) -> None:
+    tail = only_file(dead_writer, ".tail")
+    hidden = tail.rename(tail.with_name(tail.name + ".tmp"))
+    FeatureStore(dead_writer).close()
+    assert not hidden.exists()
+
+
+def test_cut_tail_under_an_open_reader_is_an_error_not_a_crash(dead_writer: Path) -> None:
+    # A mapped page beyond the end of its file kills the process that touches it.
+    reader = FeatureStore(dead_writer, mode="r")
+    only_file(dead_writer, ".tail").write_bytes(b"")
+    with pytest.raises(StoreError, match="is shorter than it was"):
+        reader.get(some_keys(N))
+
+
+@pytest.mark.filterwarnings("ignore::pyfeat.errors.StoreWarning")
+def test_put_whose_seal_fails_keeps_every_row_in_sight(tmp_path: Path, space: Space) -> None:
+    # Sealing used to drop the tail first: its rows were on disk, and invisible.
+    store = FeatureStore(tmp_path, space, segment_bytes=4 * DIM * 2)
+    store.put(some_keys(1), some_rows(1))
+    core.fail_from_operation(2, errno.ENOSPC)
+    try:
+        store.put(some_keys(1, 2), some_rows(1, 2))
+    finally:
+        core.fail_from_operation(0, 0)
+    both = np.concatenate([some_keys(1), some_keys(1, 2)])
+    assert store.contains(both).all()
+    store.close()
+    assert [Path(p).suffix for p in store.files()] == [".safetensors"]
+    assert store.contains(both).all()
+
+
+def test_close_that_failed_can_be_called_again(tmp_path: Path, space: Space) -> None:
+    store = FeatureStore(tmp_path, space)
+    store.put(some_keys(1), some_rows(1))
+    core.fail_from_operation(1, errno.ENOSPC)
+    try:
+        with pytest.raises(StoreError):
+            store.close()
+    finally:
+        core.fail_from_operation(0, 0)
+    store.close()
+    assert [Path(p).suffix for p in store.files()] == [".safetensors"]
 
 
 def write_and_count_acknowledged(root: Path, space: Space) -> int:
     """Put N batches of one row with a flush after each; return how many flushes came back."""
     acknowledged = 0
     try:
-        with FeatureStore(root, space, segment_bytes=4 * DIM * 2) as store:
-            for i in range(N):
-                store.put(some_keys(N)[i : i + 1], some_rows(N)[i : i + 1])
-                store.flush()
-                acknowledged += 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StoreWarning)
+            with FeatureStore(root, space, segment_bytes=4 * DIM * 2) as store:
+                for i in range(N):
+                    store.put(some_keys(N)[i : i + 1], some_rows(N)[i : i + 1])
+                    store.flush()
+                    acknowledged += 1
     except StoreError as error:
         assert error.errno == errno.ENOSPC  # noqa: PT017  only the injected failure is expected
     return acknowledged
@@ -222,7 +331,7 @@ def test_put_that_failed_halfway_leaves_room_for_the_next(tmp_path: Path, space:
 
 def test_half_sealed_segment_is_sealed_again(dead_writer: Path) -> None:
     tail = only_file(dead_writer, ".tail")
-    hidden = tail.with_suffix(".safetensors.tmp")
+    hidden = tail.with_name(tail.name + ".seal.tmp")
     hidden.write_bytes(b"half of a segment")
     assert intact_rows(dead_writer) == [0, 1, 2]
     assert not hidden.exists()

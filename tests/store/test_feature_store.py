@@ -225,3 +225,69 @@ def test_rows_of_another_width_are_refused(tmp_path: Path, space: Space) -> None
 def test_keys_of_another_length_are_refused(tmp_path: Path, space: Space) -> None:
     with pytest.raises(ValueError, match="keys must be 16 bytes each, got b'short'"):
         FeatureStore(tmp_path, space).contains([b"short"])
+
+
+def test_rows_put_last_win_also_after_closing(tmp_path: Path, space: Space) -> None:
+    # Age was that of the tail, not of its rows: closing brought an older row back.
+    early = FeatureStore(tmp_path, space)
+    early.put(some_keys(1, 5), some_rows(1, 5))
+    with FeatureStore(tmp_path, space) as late:
+        late.put(some_keys(1), some_rows(1, 1))
+    early.refresh()
+    early.put(some_keys(1), some_rows(1, 2))
+    early.close()
+    for store in (early, FeatureStore(tmp_path, mode="r")):
+        np.testing.assert_array_equal(store.get(some_keys(1)), some_rows(1, 2))
+
+
+def test_eight_threads_may_make_one_store(tmp_path: Path, space: Space) -> None:
+    for i in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            stores = list(pool.map(lambda _, i=i: FeatureStore(tmp_path / str(i), space), range(8)))
+        assert {s.space.fingerprint for s in stores} == {space.fingerprint}
+
+
+def test_parent_rows_stay_in_sight_of_a_forked_child(tmp_path: Path, space: Space) -> None:
+    store = FeatureStore(tmp_path, space)
+    store.put(some_keys(2, 1), some_rows(2, 1))
+    store.flush()
+    child = os.fork()
+    if child == 0:
+        store.put(some_keys(2, 2), some_rows(2, 2))
+        os._exit(0 if store.contains(some_keys(2, 1)).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_relative_path_survives_a_change_of_folder(
+    tmp_path: Path, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = FeatureStore("feats", space)
+    store.put(some_keys(1), some_rows(1))
+    monkeypatch.chdir("/")
+    store.close()
+    assert len(FeatureStore(tmp_path / "feats", mode="r")) == 1
+
+
+def test_path_that_is_no_unicode_is_fine(tmp_path: Path, space: Space) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe9"))
+    with FeatureStore(root, space) as store:
+        store.put(some_keys(1), some_rows(1))
+    assert store.contains(some_keys(1)).all()
+
+
+def test_path_that_is_a_file_is_refused(tmp_path: Path, space: Space) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="path must be a folder, got the file"):
+        FeatureStore(tmp_path / "file", space)
+
+
+def test_native_gather_refuses_rows_that_are_not_there(tmp_path: Path, space: Space) -> None:
+    store = FeatureStore(tmp_path, space)
+    store.put(some_keys(1), some_rows(1))
+    (tail,) = store._sources()
+    out, zero = np.zeros((1, 12), np.uint8), np.zeros(1, np.int64)
+    with pytest.raises(ValueError, match="rows must lie in the source"):
+        tail.gather(some_keys(1), zero + 10**12, zero, out, 1)
+    with pytest.raises(ValueError, match="out must have shape"):
+        tail.gather(some_keys(1), zero, zero, out[:, :1].copy(), 1)

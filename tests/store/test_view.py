@@ -74,3 +74,23 @@ def test_take_is_a_view_of_some_rows(view: View) -> None:
 def test_position_outside_is_an_index_error(view: View) -> None:
     with pytest.raises(IndexError):
         view[N]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [True, None, (), np.array(2), np.ones((2, 2), int), [0.5], ([0, 1], [0, 1]), "a"],
+    ids=repr,
+)
+def test_index_that_would_mean_something_else_is_refused(view: View, index: object) -> None:
+    with pytest.raises(IndexError, match="must be an integer"):
+        view[index]
+
+
+def test_no_positions_give_no_rows(view: View) -> None:
+    assert view[[]].shape == (0, 3)
+    assert view.take([]).shape == (0, 3)
+
+
+def test_blocks_of_no_rows_are_refused(view: View) -> None:
+    with pytest.raises(ValueError, match="max_rows must be at least 1, got 0"):
+        next(view.blocks(0))
