@@ -1,14 +1,17 @@
 """The command line as a whole: commands, exit codes, errors in one line.
 
-Exit codes: 0 everything has its row, 3 some items are in quarantine, 2 wrong usage, 1 error.
+Exit codes: 0 everything has its row, 3 some items are in quarantine, 2 wrong usage, 1 error, 130
+interrupted.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -17,7 +20,7 @@ import typer
 if TYPE_CHECKING:
     from pyfeat.jobs import Paths
 
-OK, ERROR, USAGE, QUARANTINED = 0, 1, 2, 3
+OK, ERROR, USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
 
 P = ParamSpec("P")
 
@@ -47,7 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Images to features to predictions: frozen backbones, a crash-safe store, light heads.",
     epilog="Exit codes: 0 done, 3 some inputs could not be read (listed with reason), "
-    "2 wrong usage, 1 error.",
+    "2 wrong usage, 1 error, 130 interrupted.",
 )
 
 
@@ -75,16 +78,17 @@ def command(*path: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
     def register(function: Callable[P, int]) -> Callable[P, None]:
         @wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            wants_json = bool(kwargs.get("json_out"))
             try:
                 code = function(*args, **kwargs)
             except UsageProblem as error:
-                code = _tell(str(error), USAGE, bool(kwargs.get("json_out")))
+                code = _tell(str(error), USAGE, wants_json)
             except KeyboardInterrupt:
-                code = _tell("interrupted; what was computed is kept", 130, False)
+                code = _tell("interrupted; what was computed is kept", INTERRUPTED, wants_json)
             except (ValueError, TypeError, OSError, RuntimeError, ImportError, KeyError) as error:
                 logging.getLogger("pyfeat").debug("the error's origin", exc_info=True)
                 text = str(error) or type(error).__name__
-                code = _tell(text, ERROR, bool(kwargs.get("json_out")))
+                code = _tell(text, ERROR, wants_json)
             raise typer.Exit(code)
 
         _group(path[:-1]).command(path[-1])(run)
@@ -122,6 +126,15 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+@contextmanager
+def usage() -> Iterator[None]:
+    """Tell a `ValueError` of the block as wrong usage: it is about what the user typed."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageProblem(str(error)) from None
+
+
 def paths_of(inputs: list[str], column: str | None) -> Paths:
     """Return the paths inputs stand for; what is not there is wrong usage.
 
@@ -132,10 +145,8 @@ def paths_of(inputs: list[str], column: str | None) -> Paths:
     """
     from pyfeat.jobs import collect
 
-    try:
+    with usage():
         return collect(inputs, column=column)
-    except ValueError as error:
-        raise UsageProblem(str(error)) from None
 
 
 def shows_progress(json_out: bool) -> bool:
@@ -147,4 +158,7 @@ def main() -> None:
     """Run the command line."""
     from pyfeat.cli import _data, _model, _tools  # noqa: F401  they register their commands
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # names of files are bytes
     app()

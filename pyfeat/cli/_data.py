@@ -19,6 +19,7 @@ from pyfeat.cli._app import (
     paths_of,
     print_json,
     shows_progress,
+    usage,
 )
 from pyfeat.cli._text import extraction_text, table
 
@@ -35,7 +36,7 @@ def _extract(
     batch_size: Annotated[str, typer.Option(help="Images in one pass, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     deterministic: Annotated[
-        bool, typer.Option(help="Rows whose bits do not depend on the batch size; slower.")
+        bool, typer.Option(help="Promise bits that do not depend on the batch; slow on a GPU.")
     ] = False,
     json_out: Json = False,
 ) -> int:
@@ -44,13 +45,14 @@ def _extract(
     from pyfeat.jobs import extract
 
     paths = paths_of(inputs, column)
-    extractor = FeatureExtractor(
-        backbone,
-        dtype=dtype,
-        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
-        device=device,
-        deterministic=deterministic,
-    )
+    with usage():
+        extractor = FeatureExtractor(
+            backbone,
+            dtype=dtype,
+            batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
+            device=device,
+            deterministic=deterministic,
+        ).fit()
     summary = extract(paths, store, extractor, progress=shows_progress(json_out))
     if json_out:
         print_json(summary.to_dict())

@@ -21,6 +21,7 @@ from pyfeat.cli._app import (
     paths_of,
     print_json,
     shows_progress,
+    usage,
 )
 from pyfeat.cli._text import fit_text, quickstart_text
 
@@ -38,8 +39,16 @@ def _fit(
     json_out: Json = False,
 ) -> int:
     """Train a classifier on the rows of a store."""
-    from pyfeat.jobs import fit
+    from pyfeat.jobs import choose_space, fit
 
+    if not store.is_dir():
+        raise UsageProblem(f"--store must be a folder, got {str(store)!r}: no such folder")
+    if C <= 0:
+        raise UsageProblem(f"--C must be positive, got {C}")
+    if cv < 0 or cv == 1:
+        raise UsageProblem(f"--cv must be 0 or at least 2, got {cv}")
+    with usage():
+        choose_space(store, space)
     if labels != "folder" and not Path(labels).is_file():
         raise UsageProblem(f"--labels must be `folder` or a file, got {labels!r}: no such file")
     summary = fit(store, labels, out, C=C, cv=cv, space=space)
@@ -70,7 +79,7 @@ def _predict(
     summary = predict(model, paths, store=store, progress=shows_progress(json_out))
     rows = [(p.path, p.label, f"{p.probability:.6f}") for p in summary.predictions]
     if out is not None:
-        with out.open("w", newline="") as f:
+        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as f:
             csv.writer(f).writerows([("path", "label", "probability"), *rows])
     if json_out:
         print_json(summary.to_dict())

@@ -33,8 +33,7 @@ def extraction_text(s: ExtractSummary) -> str:
     """Return what a job did, with what it could not read."""
     lines = [
         f"{s.total:,} images in {s.seconds:.1f} s ({s.images_per_second:,.0f}/s): "
-        f"{s.computed:,} computed, {s.stored:,} from the store, {s.repeated:,} repeated, "
-        f"{len(s.quarantined):,} not read",
+        f"{s.computed:,} computed, {s.stored:,} from the store, {len(s.quarantined):,} not read",
         f"store {s.store}, space {s.space[:12]}",
     ]
     lines += [f"not read: {q.path}: {q.reason}" for q in s.quarantined[:MAX_LISTED]]

@@ -83,6 +83,8 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         raise InputError(name, "it is a directory") from None
     except OSError as error:
         raise InputError(name, f"it cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise InputError(name, "it does not fit in memory") from None
     except ValueError as error:  # a null byte in the name
         raise InputError(name, f"it cannot be read: {error}") from error
     if not content:

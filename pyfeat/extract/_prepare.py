@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,10 +81,11 @@ class Preparer:
                     self.arrived(key)
                     return Prepared(position, "stored", key)
             tensor = preprocess(item.pixels(content), self._preprocessing)
-        except InputError as error:
+        except (InputError, MemoryError) as error:
             if key is not None:
                 self.arrived(key)
-            return Prepared(position, "bad", reason=error.reason)
+            reason = error.reason if isinstance(error, InputError) else "it does not fit in memory"
+            return Prepared(position, "bad", reason=reason)
         return Prepared(position, "ready", key, tensor)
 
     def _claim(self, key: bytes) -> bool:
@@ -100,7 +102,9 @@ def prepare_all(preparer: Preparer, inputs: Iterable[Input], ahead: int) -> Iter
     with ThreadPoolExecutor(num_threads(), thread_name_prefix="pyfeat-decode") as pool:
         try:
             for position, item in enumerate(inputs):
-                waiting.append(pool.submit(preparer.prepare, position, item))
+                # A copy each: `with pyfeat.backend(...)` holds in the threads too.
+                context = copy_context()
+                waiting.append(pool.submit(context.run, preparer.prepare, position, item))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:

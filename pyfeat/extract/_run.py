@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pyfeat._identity import Space
@@ -27,9 +28,9 @@ class Outcome:
     ----------
     position : int
         Position in the input.
-    status : {"computed", "stored", "repeated", "bad"}
-        Row computed now; in the store before; same content as another input of this call; or no
-        row, for a reason.
+    status : {"computed", "stored", "bad"}
+        Row computed now; in the store when its turn came, from an earlier call or from an equal
+        input of this one; or no row, for a reason.
     key : bytes, optional
         Key of the row in the store.
     row : ndarray of shape (dim,), optional
@@ -39,7 +40,7 @@ class Outcome:
     """
 
     position: int
-    status: Literal["computed", "stored", "repeated", "bad"]
+    status: Literal["computed", "stored", "bad"]
     key: bytes | None = None
     row: NDArray[Any] | None = None
     reason: str = ""
@@ -47,10 +48,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: batch size ("auto" or a number) and whether bits must not depend on it."""
+    """How to run: batch size ("auto" or a number), whether bits must not depend on it, dtype."""
 
     batch_size: int | str = "auto"
     deterministic: bool = False
+    dtype: str = "float32"
 
 
 def row_space(backbone: Backbone, dtype: str, deterministic: bool) -> Space:
@@ -87,11 +89,11 @@ def run(
     # A backbone that computes in chunks of one size gives bits that do not depend on the batch.
     one_by_one = options.deterministic and backbone.chunk is None
     batches = Batches(backbone, backbone.device, options.batch_size, one_by_one)
-    is_stored = None if store is None else (lambda key: bool(store.contains([key])[0]))
+    # A row that fails its checksum is not there: it is computed and stored again.
+    is_stored = None if store is None else (lambda key: bool(store.get_intact([key])[1][0]))
     preparer = Preparer(backbone.preprocessing, is_stored)
     ahead = 2 * batches.size
     repeated: list[Prepared] = []
-    bad: dict[int, str] = {}
     ready: list[Prepared] = []
     flushed = time.monotonic()
     for p in prepare_all(preparer, inputs, ahead):
@@ -99,7 +101,7 @@ def run(
             ready.append(p)
             if len(ready) < batches.size:
                 continue
-            yield from _compute(ready, batches, store, preparer)
+            yield from _compute(ready, batches, store, preparer, options.dtype)
             ready = []
             if store is not None and time.monotonic() - flushed > FLUSH_SECONDS:
                 store.flush()
@@ -109,10 +111,9 @@ def run(
         elif p.status == "stored":
             yield Outcome(p.position, "stored", p.key)
         else:
-            bad[p.position] = p.reason
             yield Outcome(p.position, "bad", reason=p.reason)
     if ready:
-        yield from _compute(ready, batches, store, preparer)
+        yield from _compute(ready, batches, store, preparer, options.dtype)
     if store is not None:
         store.flush()
     for p in repeated:
@@ -120,22 +121,31 @@ def run(
 
 
 def _compute(
-    ready: Sequence[Prepared], batches: Batches, store: FeatureStore | None, preparer: Preparer
+    ready: Sequence[Prepared],
+    batches: Batches,
+    store: FeatureStore | None,
+    preparer: Preparer,
+    dtype: str,
 ) -> Iterator[Outcome]:
-    rows = batches([p.tensor for p in ready if p.tensor is not None])
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is named below
+        rows = batches([p.tensor for p in ready if p.tensor is not None]).astype(dtype)
+    finite = np.isfinite(rows).all(axis=1)
     if store is not None:
-        rows = rows.astype(store.space.dtype)
-        store.put([p.key for p in ready if p.key is not None], rows)
+        good = [p.key for p, ok in zip(ready, finite, strict=True) if ok and p.key is not None]
+        store.put(good, rows[finite])
         for p in ready:
             if p.key is not None:
                 preparer.arrived(p.key)
-    for p, row in zip(ready, rows, strict=True):
-        yield Outcome(p.position, "computed", p.key, row)
+    for p, row, ok in zip(ready, rows, finite, strict=True):
+        if ok:
+            yield Outcome(p.position, "computed", p.key, row)
+        else:
+            yield Outcome(p.position, "bad", reason=f"its row is not finite in {dtype}")
 
 
 def _repeat(p: Prepared, item: Input, store: FeatureStore | None, preparer: Preparer) -> Outcome:
     """Settle an input whose twin was on its way: it has the twin's row, or the twin's fault."""
     if store is not None and p.key is not None and store.contains([p.key])[0]:
-        return Outcome(p.position, "repeated", p.key)
+        return Outcome(p.position, "stored", p.key)
     again = preparer.prepare(p.position, item)
-    return Outcome(p.position, "bad", reason=again.reason or "changed while it was being read")
+    return Outcome(p.position, "bad", reason=again.reason or "its twin has no row")

@@ -65,22 +65,29 @@ def collect(
         return inputs
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
+    if column is not None and not any(_is_list(Path(item)) for item in inputs):
+        raise ValueError(f"column must be given with a list (.csv ...), got {column!r} without one")
     found: dict[str, None] = {}
     for item in inputs:
         for path in _expand(os.fspath(item), column):
             found[os.path.abspath(path)] = None  # noqa: PTH100  symlinks stay as they are
     if not found:
-        raise ValueError(
-            f"inputs must name at least one image, got {[os.fspath(i) for i in inputs]}"
-        )
+        given = [os.fspath(i) for i in inputs]
+        raise ValueError(f"inputs must name at least one image, got {given}")
     return Paths(found)
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in LIST_SUFFIXES and path.is_file()
 
 
 def _expand(item: str, column: str | None) -> Iterable[str]:
     path = Path(item)
     if path.is_dir():
-        return _images_below(path)
-    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        # A folder with the name of an image is most likely a mistake: the job names it.
+        named = [item] if path.suffix.lower() in IMAGE_SUFFIXES else []
+        return [*named, *_images_below(path)]
+    if _is_list(path):
         return _listed(path, column)
     if os.path.lexists(item):
         return [item]
@@ -93,17 +100,27 @@ def _expand(item: str, column: str | None) -> Iterable[str]:
 
 
 def _images_below(folder: Path) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        # A folder with the name of an image is most likely a mistake: the job names it.
+    """Yield images and what cannot be looked into; links to folders are followed once."""
+    unreadable: list[str] = []
+    seen = {os.path.realpath(folder)}
+    walk = os.walk(folder, onerror=lambda e: unreadable.append(str(e.filename)), followlinks=True)
+    for parent, folders, names in walk:
+        fresh = []
+        for name in sorted(folders, key=lambda n: (os.path.islink(f"{parent}/{n}"), n)):  # noqa: PTH114
+            real = os.path.realpath(f"{parent}/{name}")
+            if real not in seen:
+                seen.add(real)
+                fresh.append(name)
+        folders[:] = sorted(fresh)
         for name in sorted([*names, *folders]):
             if Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield str(Path(parent, name))
+    yield from unreadable
 
 
 def _listed(path: Path, column: str | None) -> list[str]:
     if path.suffix.lower() == ".txt":
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8-sig", errors="surrogateescape").splitlines()
         return [line.strip() for line in lines if line.strip()]
     header, rows = _table(path)
     name = column if column is not None else ("path" if "path" in header else header[0])
@@ -114,36 +131,47 @@ def _listed(path: Path, column: str | None) -> list[str]:
 
 
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a CSV, TSV or parquet file, as text."""
+    """Return the header and the rows of a CSV, TSV or parquet file, as text; null is empty."""
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
-    with path.open(newline="") as f:
-        rows = list(csv.reader(f, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as f:
+            rows = [row for row in csv.reader(f, delimiter=delimiter) if row]
+    except csv.Error as error:
+        raise ValueError(f"{path}: must be a table, got {error}") from None
     if not rows:
         raise ValueError(f"inputs must not be empty, got the table {str(path)!r}")
     width = len(rows[0])
     for number, row in enumerate(rows, 1):
-        if row and len(row) != width:
-            raise ValueError(f"{path}, line {number}: must have {width} fields, got {len(row)}")
-    return rows[0], [row for row in rows[1:] if row]
+        if len(row) != width:
+            raise ValueError(f"{path}, row {number}: must have {width} fields, got {len(row)}")
+    return rows[0], rows[1:]
 
 
 def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
+        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise ImportError("parquet lists need pyarrow: pip install pyarrow") from None
-    table = pq.read_table(path)
-    columns = [[str(v) for v in table.column(name).to_pylist()] for name in table.column_names]
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: must be a parquet file, got {error}") from None
+    columns = [
+        ["" if v is None else str(v) for v in table.column(name).to_pylist()]
+        for name in table.column_names
+    ]
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
 
 
-def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_labels(file: str | os.PathLike[str]) -> dict[str, str]:
     """Return label by absolute path from a CSV, TSV or parquet file.
 
     Parameters
     ----------
-    path : path-like
+    file : path-like
         Table with columns "path" and "label", or else its first two columns.
 
     Returns
@@ -153,9 +181,9 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises
     ------
     ValueError
-        If the file is not there or has fewer than two columns.
+        If the file is not there, has fewer than two columns, or gives one path two labels.
     """
-    source = Path(path)
+    source = Path(file)
     if not source.is_file():
         raise ValueError(f"labels must be 'folder' or a table, got {str(source)!r}: no such file")
     header, rows = _table(source)
@@ -163,4 +191,10 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
         raise ValueError(f"labels must have two columns, path and label, got {header}")
     p = header.index("path") if "path" in header else 0
     q = header.index("label") if "label" in header else 1
-    return {os.path.abspath(row[p]): row[q] for row in rows}  # noqa: PTH100
+    labels: dict[str, str] = {}
+    for row in rows:
+        path = os.path.abspath(row[p])  # noqa: PTH100  symlinks stay as they are
+        if labels.setdefault(path, row[q]) != row[q]:
+            both = [labels[path], row[q]]
+            raise ValueError(f"labels must give each path one label, got {both} for {path!r}")
+    return labels

@@ -22,7 +22,7 @@ from pyfeat.extract import (
     row_space,
     run,
 )
-from pyfeat.jobs._collect import collect
+from pyfeat.jobs._collect import Paths, collect
 from pyfeat.store import FeatureStore, Item, write_items
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -53,13 +53,12 @@ class ExtractSummary:
     space : str
         Fingerprint of the rows.
     total : int
-        Inputs seen; the sum of the four below.
+        Inputs seen: computed, stored and quarantined together.
     computed : int
         Images that went through the backbone.
     stored : int
-        Rows that were there before.
-    repeated : int
-        Inputs with the same content as another one of this job.
+        Images whose row was in the store when their turn came: from an earlier job, or from an
+        equal file of this one.
     quarantined : list of Quarantined
         Inputs without a row, with the reason.
     seconds : float
@@ -73,7 +72,6 @@ class ExtractSummary:
     total: int
     computed: int
     stored: int
-    repeated: int
     quarantined: list[Quarantined]
     seconds: float
     images_per_second: float
@@ -123,17 +121,26 @@ def extract(
     >>> from pyfeat import jobs
     >>> summary = jobs.extract("photos/", "feats/", "resnet50")  # doctest: +SKIP
     """
-    began = time.perf_counter()
     extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
-    paths = collect(inputs, column=column)
+    return extract_items(collect(inputs, column=column), store, extractor, progress)[0]
+
+
+def extract_items(
+    paths: Paths,
+    store: str | os.PathLike[str],
+    extractor: FeatureExtractor,
+    progress: bool | Callable[[int, int], None],
+) -> tuple[ExtractSummary, list[Item]]:
+    """Do the work of `extract`; return what became of every path too, in their order."""
+    began = time.perf_counter()
     extractor.fit()
     loaded = load_backbone(
         extractor.backbone, preprocessing=extractor.preprocessing, device=extractor.device
     )
     space = row_space(loaded, extractor.dtype, extractor.deterministic)
-    options = RunOptions(extractor.batch_size, extractor.deterministic)
+    options = RunOptions(extractor.batch_size, extractor.deterministic, extractor.dtype)
     items: dict[int, Item] = {}
-    counts = {"computed": 0, "stored": 0, "repeated": 0, "bad": 0}
+    counts = {"computed": 0, "stored": 0, "bad": 0}
     running = time.perf_counter()
     with FeatureStore(store, space) as open_store:
         outcomes = run([Input(p, p) for p in paths], loaded, open_store, options)
@@ -144,8 +151,9 @@ def extract(
                     items[o.position] = Item(paths[o.position], o.key, o.reason or None)
                     advance()
         finally:
-            write_items(store, space, [items[i] for i in sorted(items)])
-    return _summary(store, space, [items[i] for i in sorted(items)], counts, began, running)
+            known = [items[i] for i in sorted(items)]
+            write_items(store, space, known)
+    return _summary(store, space, known, counts, began, running), known
 
 
 def _summary(
@@ -163,7 +171,6 @@ def _summary(
         total=len(items),
         computed=counts["computed"],
         stored=counts["stored"],
-        repeated=counts["repeated"],
         quarantined=[Quarantined(i.name, i.reason) for i in items if i.reason is not None],
         seconds=now - began,
         images_per_second=len(items) / (now - running),

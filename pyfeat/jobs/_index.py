@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pyfeat.index import FeatureIndex
 from pyfeat.jobs._collect import collect
-from pyfeat.jobs._extract import ExtractSummary, Inputs, extract
+from pyfeat.jobs._extract import ExtractSummary, Inputs, extract_items
 from pyfeat.jobs._fit import choose_space
 from pyfeat.jobs._predict import extractor_of
 from pyfeat.store import FeatureStore, read_items
@@ -100,9 +100,8 @@ def search_index(
     extractor = extractor_of(searched.space_)
     paths = collect(inputs, column=column)
     with tempfile.TemporaryDirectory(prefix="pyfeat-") as folder:
-        summary = extract(paths, folder, extractor, progress=progress)
-        keys = {i.name: i.key for i in read_items(folder, searched.space_)}
-        read = [(p, key) for p in paths if (key := keys.get(p)) is not None]
+        summary, items = extract_items(paths, folder, extractor, progress)
+        read = [(i.name, i.key) for i in items if i.key is not None]
         if not read:
             return [], summary
         view = FeatureStore(folder, searched.space_, mode="r").view([key for _, key in read])

@@ -15,9 +15,9 @@ from pyfeat._identity import Space, check_same_space
 from pyfeat.extract import FeatureExtractor
 from pyfeat.heads import LogisticHead
 from pyfeat.jobs._collect import collect
-from pyfeat.jobs._extract import ExtractSummary, Inputs, extract
+from pyfeat.jobs._extract import ExtractSummary, Inputs, extract_items
 from pyfeat.ops import Preprocessing
-from pyfeat.store import FeatureStore, read_items
+from pyfeat.store import FeatureStore
 
 BLOCK = 4096
 
@@ -122,9 +122,8 @@ def predict(
     extractor = extractor_of(head.space_)
     paths = collect(inputs, column=column)
     with _folder(store) as folder:
-        summary = extract(paths, folder, extractor, progress=progress)
-        keys = {i.name: i.key for i in read_items(folder, head.space_)}
-        read = [(p, k) for p in paths if (k := keys.get(p)) is not None]
+        summary, items = extract_items(paths, folder, extractor, progress)
+        read = [(i.name, i.key) for i in items if i.key is not None]
         view = FeatureStore(folder, head.space_, mode="r").view([k for _, k in read])
         predictions = []
         for start in range(0, len(read), BLOCK):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,20 +63,48 @@ def test_missing_option_is_wrong_usage(class_folders: Path, run: Run) -> None:
     assert run("extract", class_folders).exit_code == 2
 
 
-def test_unknown_backbone_is_an_error_in_one_line(
+def test_unknown_backbone_is_told_in_one_line(
     class_folders: Path, tmp_path: Path, run: Run
 ) -> None:
     result = run("extract", class_folders, "--store", tmp_path / "f", "--backbone", "resnet5O")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "resnet50" in result.stderr
 
 
-def test_error_is_json_on_request(class_folders: Path, tmp_path: Path, run: Run) -> None:
-    arguments = ("--store", tmp_path / "f", "--dtype", "int3", "--json")
-    result = run("extract", class_folders, *arguments)
-    assert json_of(result)["exit_code"] == 1
-    assert "got 'int3'" in json_of(result)["error"]
+@pytest.mark.parametrize(
+    "option",
+    [("--dtype", "int3"), ("--batch-size", "0"), ("--batch-size", "x"), ("--device", "banana")],
+    ids=" ".join,
+)
+def test_wrong_value_is_wrong_usage_and_json_on_request(
+    class_folders: Path, tmp_path: Path, run: Run, option: tuple[str, str]
+) -> None:
+    result = run("extract", class_folders, "--store", tmp_path / "f", *option, "--json")
+    assert result.exit_code == json_of(result)["exit_code"] == 2
+    assert f"got {option[1]!r}" in json_of(result)["error"] or "got 0" in json_of(result)["error"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--cv", "1"), ("--C", "-1"), ("--space", "zz"), ("--labels", "nowhere")],
+    ids=" ".join,
+)
+def test_wrong_value_of_fit_is_wrong_usage(
+    store: Path, tmp_path: Path, run: Run, option: tuple[str, str]
+) -> None:
+    labels = () if option[0] == "--labels" else ("--labels", "folder")
+    result = run("fit", "--store", store, "--out", tmp_path / "m", *labels, *option)
+    assert result.exit_code == 2
+
+
+def test_name_that_is_no_unicode_is_written_as_it_is(model: Path, tmp_path: Path, run: Run) -> None:
+    # All the work was done, and then no table was written.
+    odd = tmp_path / os.fsdecode(b"photo\xff\xe9.png")
+    shutil.copy(tmp_path / "photos" / "red" / "0.png", odd)
+    out = tmp_path / "labels.csv"
+    assert run("predict", odd, "--model", model, "--out", out).exit_code == 0
+    assert os.fsencode(odd) in out.read_bytes()
 
 
 def test_store_info_of_no_store_is_an_error(tmp_path: Path, run: Run) -> None:
@@ -176,6 +207,27 @@ def test_help_does_not_load_torch() -> None:
         subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode
         == 0
     )
+
+
+def test_interrupt_keeps_rows_and_says_so(class_folders: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, os, signal\n"
+        "from pyfeat.backbones import Backbone\n"
+        "call = Backbone.__call__\n"
+        "def interrupted(self, batch):\n"
+        "    rows = call(self, batch)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return rows\n"
+        "Backbone.__call__ = interrupted\n"
+        "from pyfeat.cli import main\n"
+        "main()"
+    )
+    arguments = ["extract", str(class_folders), "--store", str(tmp_path / "f"), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 130
+    assert "what was computed is kept" in done.stderr
 
 
 def test_version_is_that_of_the_package(run: Run) -> None:

@@ -19,9 +19,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+import pyfeat
 from pyfeat import FeatureExtractor, FeatureStore, Space
-from pyfeat.errors import InputError, SpaceError, StoreWarning
+from pyfeat.backbones import load_backbone
+from pyfeat.errors import BackendError, InputError, SpaceError, StoreWarning
+from pyfeat.extract import Input
 from pyfeat.extract._batches import Batches
+from pyfeat.ops import preprocess
 
 from .conftest import SMALL, Seen, SmallBackbone
 
@@ -146,13 +150,18 @@ def test_deterministic_rows_do_not_depend_on_the_batch_size(
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("size", [2, 3, 10])
-def test_rows_of_other_batch_sizes_agree_to_the_stated_tolerance(
-    backbone: SmallBackbone, photos: list[str], size: int
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_rows_agree_to_the_stated_tolerance_where_batches_are_not_cut_up(
+    photos: list[str], size: int
 ) -> None:
-    one = extractor(backbone, batch_size=1).transform(photos)
-    other = extractor(backbone, batch_size=size).transform(photos)
-    error = np.linalg.norm(one - other, axis=1) / np.linalg.norm(one, axis=1)
+    # As on a GPU: one forward pass for the whole batch.
+    loaded = replace(load_backbone("efficientnet_lite0", device="cpu"), chunk=None)
+    tensors = [
+        preprocess(Input(p, p).pixels(Path(p).read_bytes()), loaded.preprocessing) for p in photos
+    ]
+    rows = Batches(loaded, loaded.device, size, one_by_one=False)(tensors)
+    chunked = load_backbone("efficientnet_lite0", device="cpu")(torch.stack(tensors)).numpy()
+    error = np.linalg.norm(rows - chunked, axis=1) / np.linalg.norm(chunked, axis=1)
     assert error.max() <= 1e-5
 
 
@@ -330,6 +339,39 @@ def test_open_store_is_used_and_left_open(
         extractor(backbone, store=store).transform(photos[:5])
         extractor(backbone, store=store).transform(photos[5:])
         assert len(store) == len(photos)
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e6])
+def test_row_that_is_not_finite_is_not_stored(
+    photos: list[str], tmp_path: Path, value: float
+) -> None:
+    # 1e6 fits float32 and is infinite in float16.
+    class Broken(SmallBackbone):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 8), value)
+
+    fx = extractor(Broken(), store=tmp_path / "feats", dtype="float16")
+    with pytest.raises(InputError, match="its row is not finite in float16"):
+        fx.transform(photos)
+    assert len(FeatureStore(tmp_path / "feats", mode="r")) == 0
+
+
+def test_backend_block_holds_in_the_decoding_threads(
+    backbone: SmallBackbone, photos: list[str]
+) -> None:
+    # The block was a setting of the calling thread, and the threads that decode never saw it.
+    with pyfeat.backend("cuda"), pytest.raises(BackendError, match="backend 'cuda'"):
+        extractor(backbone).transform(photos)
+
+
+def test_photo_too_large_for_memory_is_named(
+    backbone: SmallBackbone, photos: list[str], tmp_path: Path
+) -> None:
+    huge = tmp_path / "huge.jpg"
+    with huge.open("wb") as f:
+        f.truncate(1 << 43)  # 8 TiB, none of them on the disk
+    with pytest.raises(InputError, match=r"huge\.jpg: it does not fit in memory"):
+        extractor(backbone).transform([huge])
 
 
 # --- scikit-learn -----------------------------------------------------------------------------

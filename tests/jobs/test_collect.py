@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -99,3 +100,60 @@ def test_folder_without_images_is_refused(tree: Path) -> None:
 def test_labels_are_read_by_absolute_path(tree: Path) -> None:
     (tree / "labels.csv").write_text("path,label\nb/1.png,cat\n")
     assert read_labels("labels.csv") == {str(tree / "b/1.png"): "cat"}
+
+
+def test_null_of_a_parquet_list_is_no_path(tree: Path) -> None:
+    # It became the text "None": a path, and a class.
+    pd.DataFrame({"path": ["b/1.png", None], "label": ["cat", None]}).to_parquet("list.parquet")
+    assert names(collect("list.parquet"), tree) == ["b/1.png"]
+
+
+def test_byte_order_mark_is_no_part_of_a_path(tree: Path) -> None:
+    (tree / "list.txt").write_text("b/1.png\n", encoding="utf-8-sig")
+    (tree / "list.csv").write_text("path\nb/1.png\n", encoding="utf-8-sig")
+    assert names(collect(["list.txt", "list.csv"]), tree) == ["b/1.png"]
+
+
+def test_table_of_blank_lines_is_refused(tree: Path) -> None:
+    (tree / "list.csv").write_text("\n\n")
+    with pytest.raises(ValueError, match="inputs must not be empty"):
+        collect("list.csv")
+
+
+def test_file_that_is_no_parquet_is_refused(tree: Path) -> None:
+    (tree / "list.parquet").write_text("letter")
+    with pytest.raises(ValueError, match="must be a parquet file"):
+        collect("list.parquet")
+
+
+def test_column_without_a_list_is_refused(tree: Path) -> None:
+    with pytest.raises(ValueError, match="column must be given with a list"):
+        collect("b", column="file")
+
+
+def test_folder_named_like_an_image_is_named(tree: Path) -> None:
+    (tree / "a.jpg").mkdir()
+    assert names(collect("a.jpg"), tree) == ["a.jpg"]
+    assert "a.jpg" in names(collect("*"), tree)
+
+
+def test_linked_folder_is_followed_once(tree: Path) -> None:
+    (tree / "b" / "loop").symlink_to(tree)
+    (tree / "c").symlink_to(tree / "a")
+    found = names(collect(tree), tree)
+    assert len(found) == len({os.path.realpath(p) for p in found}) == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_folder_that_may_not_be_read_is_named(tree: Path) -> None:
+    (tree / "b").chmod(0)
+    try:
+        assert "b" in names(collect(tree), tree)
+    finally:
+        (tree / "b").chmod(0o700)
+
+
+def test_path_with_two_labels_is_refused(tree: Path) -> None:
+    (tree / "labels.csv").write_text("path,label\nb/1.png,cat\nb/1.png,dog\n")
+    with pytest.raises(ValueError, match=r"one label, got \['cat', 'dog'\]"):
+        read_labels("labels.csv")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from torch import nn
 
 from pyfeat import FeatureExtractor, FeatureStore
-from pyfeat.errors import SpaceError
+from pyfeat.errors import SpaceError, StoreWarning
 from pyfeat.heads import LogisticHead
 from pyfeat.jobs import build_index, extract, fit, predict, search_index
 from pyfeat.ops import Preprocessing
@@ -31,7 +33,32 @@ def test_every_input_is_counted_once(class_folders: Path, tmp_path: Path) -> Non
     (class_folders / "red" / "broken.png").write_bytes(b"no image")
     extract(class_folders / "blue", tmp_path / "feats", pooled_colours())
     s = extract(class_folders, tmp_path / "feats", pooled_colours())
-    assert (s.total, s.computed, s.stored, s.repeated, len(s.quarantined)) == (14, 6, 6, 1, 1)
+    assert (s.total, s.computed, s.stored, len(s.quarantined)) == (14, 6, 7, 1)
+
+
+def test_damaged_row_is_computed_again(class_folders: Path, tmp_path: Path) -> None:
+    # A job took a row that fails its checksum for a hit, and `fit` then failed on it for ever.
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    (segment,) = (tmp_path / "feats").glob("spaces/*/*.safetensors")
+    content = bytearray(segment.read_bytes())
+    content[-1] ^= 1
+    segment.write_bytes(content)
+    with pytest.warns(StoreWarning, match="the row fails its checksum"):
+        s = extract(class_folders, tmp_path / "feats", pooled_colours())
+    assert (s.computed, s.stored) == (1, 11)
+    fit(tmp_path / "feats", "folder", tmp_path / "model.safetensors", cv=0)
+
+
+def test_two_processes_may_fill_one_store(class_folders: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pyfeat.jobs import extract;"
+        "s = extract(sys.argv[1], sys.argv[2]); sys.exit(s.total != 12)"
+    )
+    arguments = [sys.executable, "-c", code, str(class_folders), str(tmp_path / "feats")]
+    jobs = [subprocess.Popen(arguments) for _ in range(2)]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert len(FeatureStore(tmp_path / "feats", mode="r")) == 12
+    assert verify(tmp_path / "feats") == []
 
 
 def test_quarantine_names_path_and_reason(horrors: Path, tmp_path: Path) -> None:
