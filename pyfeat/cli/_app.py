@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,6 +157,9 @@ def shows_progress(json_out: bool) -> bool:
 
 def main() -> None:
     """Run the command line."""
+    # The threads that decode and those of the backbone share the cores: a thread that waits for
+    # the others of its team must not burn the core they need. torch reads this once, when it loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pyfeat.cli import _data, _model, _tools  # noqa: F401  they register their commands
 
     for stream in (sys.stdout, sys.stderr):

@@ -52,7 +52,7 @@ def only_file(root: Path, suffix: str) -> Path:
     return path
 
 
-def intact_rows(root: Path, mode: str = "a") -> list[int]:
+def checked_rows(root: Path, mode: str = "a") -> list[int]:
     """Return which of the N rows are there, after checking that those are right."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", StoreWarning)
@@ -71,7 +71,7 @@ def test_tail_cut_at_any_byte_keeps_every_whole_row(dead_writer: Path, mode: str
         shutil.copytree(dead_writer, copy)
         only_file(copy, ".tail").write_bytes(content[:size])
         whole = max(0, size - HEADER) // RECORD
-        assert intact_rows(copy, mode) == list(range(whole)), f"cut at {size}"
+        assert checked_rows(copy, mode) == list(range(whole)), f"cut at {size}"
         shutil.rmtree(copy)
 
 
@@ -86,7 +86,7 @@ def test_flipped_byte_in_tail_costs_only_its_row(dead_writer: Path, mode: str) -
         content[offset] ^= 0xFF
         lost = [(offset - HEADER) // RECORD] if offset >= HEADER else []
         kept = [i for i in range(N) if i not in lost]
-        assert intact_rows(copy, mode) == kept, f"flipped {offset}"
+        assert checked_rows(copy, mode) == kept, f"flipped {offset}"
         shutil.rmtree(copy)
 
 
@@ -107,7 +107,7 @@ def test_flipped_byte_in_segment_never_gives_a_wrong_row(sealed: Path, flip: int
         content[offset] ^= flip
         path.write_bytes(content)
         content[offset] ^= flip
-        intact_rows(sealed, "r")  # what it returns, it has compared
+        checked_rows(sealed, "r")  # what it returns, it has compared
 
 
 @pytest.mark.parametrize("flip", [0x01, 0xFF])
@@ -126,7 +126,7 @@ def test_flipped_byte_of_a_row_costs_only_that_row(sealed: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert intact_rows(sealed, "r") == [0, 1]
+    assert checked_rows(sealed, "r") == [0, 1]
 
 
 def test_get_of_damaged_row_names_file_and_offset(sealed: Path) -> None:
@@ -146,7 +146,7 @@ def test_damaged_row_put_again_is_whole_again(sealed: Path) -> None:
     path.write_bytes(content)
     with FeatureStore(sealed) as store:
         store.put(some_keys(N)[2:], some_rows(N)[2:])
-    assert intact_rows(sealed, "r") == [0, 1, 2]
+    assert checked_rows(sealed, "r") == [0, 1, 2]
 
 
 def test_verify_of_untouched_store_is_empty(sealed: Path, dead_writer: Path) -> None:
@@ -203,7 +203,7 @@ def test_damaged_tail_is_kept_beside_its_segment(dead_writer: Path) -> None:
     content = bytearray(tail.read_bytes())
     content[HEADER + RECORD + 20] ^= 1
     tail.write_bytes(content)
-    assert intact_rows(dead_writer) == [0, 2]
+    assert checked_rows(dead_writer) == [0, 2]
     assert only_file(dead_writer, ".tail.damaged").read_bytes() == content
 
 
@@ -333,7 +333,7 @@ def test_half_sealed_segment_is_sealed_again(dead_writer: Path) -> None:
     tail = only_file(dead_writer, ".tail")
     hidden = tail.with_name(tail.name + ".seal.tmp")
     hidden.write_bytes(b"half of a segment")
-    assert intact_rows(dead_writer) == [0, 1, 2]
+    assert checked_rows(dead_writer) == [0, 1, 2]
     assert not hidden.exists()
 
 
