@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable
 from typing import Any
@@ -132,6 +133,8 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
+        TypeError
+            If `n_neighbors` is no integer.
         ValueError
             If `n_neighbors` is out of range, or X has another width or holds NaN.
         SpaceError
@@ -139,7 +142,7 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         n = self.index_.ntotal
-        _check_range("n_neighbors", n_neighbors, n if X is not None else n - 1)
+        n_neighbors = _checked_count("n_neighbors", n_neighbors, n if X is not None else n - 1)
         if X is None:
             scores, found = self._own_neighbours(n_neighbors)
         else:
@@ -164,13 +167,15 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
+        TypeError
+            If k is no integer.
         ValueError
             If k is out of range, or X has another width or holds NaN.
         SpaceError
             If X says that it comes from another space than the rows.
         """
         check_is_fitted(self)
-        _check_range("k", k, self.index_.ntotal)
+        k = _checked_count("k", k, self.index_.ntotal)
         scores, found = self._search(self._queries(X), k)
         return _like(X, scores), _like(X, self.ids_[self.positions_[found]])
 
@@ -288,9 +293,14 @@ def _checked_ids(ids: ArrayLike, n: int) -> NDArray[Any]:
     return names.copy()
 
 
-def _check_range(name: str, value: int, largest: int) -> None:
-    if not 1 <= value <= largest:
-        raise ValueError(f"{name} must be in [1, {largest}], got {value}")
+def _checked_count(name: str, value: int, largest: int) -> int:
+    try:
+        count = operator.index(value)  # faiss takes no integer of numpy
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not 1 <= count <= largest:
+        raise ValueError(f"{name} must be in [1, {largest}], got {count}")
+    return count
 
 
 def _like(X: Any, values: NDArray[Any]) -> Any:

@@ -234,6 +234,25 @@ def test_more_neighbours_than_rows_are_refused(k):
         FeatureIndex().fit(np.eye(3)).search(np.eye(3), k)
 
 
+@pytest.mark.parametrize("k", [np.int64(2), np.uint8(2)])
+def test_counts_may_be_integers_of_numpy(k):
+    # They went on to faiss as they were, whose wrapper refused them.
+    index = FeatureIndex().fit(np.eye(3))
+    assert index.search(np.eye(3), k)[1].shape == (3, 2)
+    assert index.kneighbors(np.eye(3), k)[1].shape == (3, 2)
+    assert index.kneighbors(n_neighbors=k)[1].shape == (3, 2)
+
+
+@pytest.mark.parametrize("k", [2.0, None, "2"])
+def test_counts_of_another_type_are_refused(k):
+    # They failed inside a comparison or inside faiss, in its words.
+    index = FeatureIndex().fit(np.eye(3))
+    with pytest.raises(TypeError, match=f"^k must be an integer, got {k!r}"):
+        index.search(np.eye(3), k)
+    with pytest.raises(TypeError, match=f"^n_neighbors must be an integer, got {k!r}"):
+        index.kneighbors(np.eye(3), k)
+
+
 def test_without_queries_one_neighbour_less_is_there():
     with pytest.raises(ValueError, match=r"n_neighbors must be in \[1, 2\], got 3"):
         FeatureIndex().fit(np.eye(3)).kneighbors(n_neighbors=3)
