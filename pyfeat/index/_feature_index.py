@@ -21,6 +21,10 @@ from pyfeat._tensors import Rows, block_rows, check_rows, tensor_blocks, to_nump
 KINDS = ("exact",)
 METRICS = ("cosine", "inner_product", "l2")
 
+# Between rows no longer than this, |x|^2 + |y|^2 + 2 |x y|, which faiss adds up, is at most 2^126:
+# finite in float32 with room for rounding.
+_LONGEST = 2.0**62
+
 
 class FeatureIndex(BaseEstimator):  # type: ignore[misc]
     """Find the nearest rows among rows that were put in.
@@ -48,9 +52,13 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     Two faces: `kneighbors` keeps scikit-learn's conventions (distances that grow, positions),
-    `search` keeps faiss's (scores, ids). Rows are kept, and compared, in float32. Arrays give
-    arrays, tensors give tensors on their device; ids that are text are an array in any case. A
-    store view is read in blocks. Memory: 4 n d bytes.
+    `search` keeps faiss's (scores, ids). Arrays give arrays, tensors give tensors on their device;
+    ids that are text are an array in any case. A store view is read in blocks. Memory: 4 n d bytes.
+
+    Rows are kept, and compared, in float32. "cosine" takes rows of any scale, and gives an all-zero
+    row the cosine 0, hence the distance 1, to every row, itself included. "l2" and "inner_product"
+    take rows up to a length of 2^62; products below the range of float32 count as 0, so Euclidean
+    distances below about 1e-19 do.
 
     References
     ----------
@@ -95,7 +103,8 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         ImportError
             If faiss is not installed.
         ValueError
-            If `kind` or `metric` is unknown, X has no rows or holds NaN, or ids have another shape.
+            If `kind` or `metric` is unknown, X has no rows, holds NaN or has rows too long for the
+            metric, or ids have another shape.
         TypeError
             If ids are neither integers nor text.
         """
@@ -136,7 +145,8 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         TypeError
             If `n_neighbors` is no integer.
         ValueError
-            If `n_neighbors` is out of range, or X has another width or holds NaN.
+            If `n_neighbors` is out of range, or X has another width, holds NaN or has rows too long
+            for the metric.
         SpaceError
             If X says that it comes from another space than the rows.
         """
@@ -170,7 +180,8 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         TypeError
             If k is no integer.
         ValueError
-            If k is out of range, or X has another width or holds NaN.
+            If k is out of range, or X has another width, holds NaN or has rows too long for the
+            metric.
         SpaceError
             If X says that it comes from another space than the rows.
         """
@@ -234,9 +245,12 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         return check_rows(self, X, reset=False)
 
     def _comparable(self, block: Tensor) -> NDArray[np.float32]:
-        if self.metric == "cosine":
-            block = torch.nn.functional.normalize(block, dim=1)
-        return np.ascontiguousarray(block.float().cpu().numpy())
+        rows = (_unit(block) if self.metric == "cosine" else block).float()
+        lengths = torch.linalg.vector_norm(rows, dim=1)
+        if (lengths > _LONGEST).any():
+            rule = f"have rows no longer than 2^62 = {_LONGEST:.2g} for metric {self.metric!r}"
+            raise ValueError(f"X must {rule}, got {lengths.max().item():.2g}")
+        return np.ascontiguousarray(rows.cpu().numpy())
 
     def _search(self, rows: Rows, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         scores = torch.empty((rows.shape[0], k), dtype=torch.float32)
@@ -278,6 +292,14 @@ def _empty_index(metric: str, d: int) -> Any:
         raise ImportError(f"FeatureIndex needs faiss: {install}") from None
     build: Callable[[int], Any] = faiss.IndexFlatL2 if metric == "l2" else faiss.IndexFlatIP
     return build(d)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Return rows of length 1, or 0 where they are all zero."""
+    # Squares of what is left of a row after division by its peak neither overflow nor vanish.
+    peaks = rows.abs().amax(dim=1, keepdim=True)
+    rows = rows / peaks.where(peaks > 0, 1)
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1)
 
 
 def _checked_ids(ids: ArrayLike, n: int) -> NDArray[Any]:

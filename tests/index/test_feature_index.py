@@ -143,6 +143,61 @@ def test_an_all_zero_row_has_cosine_distance_one(rng):
     assert distances.tolist() == [[1.0, 1.0, 1.0]]
 
 
+def test_an_all_zero_row_has_cosine_distance_one_to_itself():
+    distances, _ = FeatureIndex().fit(np.zeros((2, 6))).kneighbors(np.zeros((1, 6)), 2)
+    assert distances.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        (np.float32, 1e25),
+        (np.float32, 1e-30),
+        (np.float32, 1e-42),
+        (np.float64, 1e200),
+        (np.float64, 1e-200),
+    ],
+)
+def test_the_cosine_does_not_depend_on_the_scale(rng, dtype, scale, kind):
+    # Squares left the range of float32: rows became zero and every distance 1, or not a number.
+    X, queries = rows(rng), rows(rng, 20)
+    scaled = np.asarray(X * np.asarray(scale, np.float64), dtype)
+    index = FeatureIndex().fit(kind(scaled))
+    found, _ = index.kneighbors(queries, 7)
+    # What the scaled numbers are, after rounding, is what is compared.
+    expected, _ = exact(scaled.astype(np.float64) / scale, "cosine").kneighbors(
+        queries.astype(float), 7
+    )
+    np.testing.assert_allclose(found, expected, atol=4 * 6 * EPS32)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "l2"])
+@pytest.mark.parametrize(
+    "big",
+    [np.full((1, 3), 1e25, np.float32), np.full((1, 3), 1e200), torch.full((1, 3), 1e25)],
+    ids=["float32", "float64", "tensor"],
+)
+def test_rows_whose_products_overflow_are_refused(metric, big):
+    # faiss found nothing and said so with position -1, which named the last row, often twice.
+    with pytest.raises(ValueError, match=rf"^X must have rows no longer than 2\^62 .* '{metric}'"):
+        FeatureIndex(metric=metric).fit(big)
+    with pytest.raises(ValueError, match=r"^X must have rows no longer than 2\^62 .*, got "):
+        FeatureIndex(metric=metric).fit(np.eye(3)).search(big, 2)
+
+
+@pytest.mark.parametrize("n", [3, 100])
+def test_the_longest_rows_are_compared(n):
+    # Few and many queries take two ways through faiss; both add squares of opposite rows.
+    X = np.zeros((n, 2), np.float32)
+    X[:, 0] = 2.0**62
+    distances, found = (
+        FeatureIndex(metric="l2").fit(np.concatenate([X[:1], -X[:1]])).kneighbors(X, 2)
+    )
+    assert distances.tolist() == [[0.0, 2.0**63]] * n
+    assert found.tolist() == [[0, 1]] * n
+
+
 def test_a_second_fit_drops_the_rows_of_the_first(rng):
     index = FeatureIndex().fit(rows(rng)).fit(rows(rng, 5))
     assert index.index_.ntotal == 5
