@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -43,6 +43,8 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         Position in X of each row of `index_`.
     ids_ : ndarray of shape (n,)
         Name of each row of X.
+    metric_ : str
+        `metric` when the rows came; setting `metric` later counts from the next `fit`.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (d,)
         Only if X had column names.
@@ -78,6 +80,7 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
     positions_: NDArray[np.int64]
     ids_: NDArray[Any]
     n_features_in_: int
+    metric_: str
     space_: Space | None
 
     def __init__(self, kind: str = "exact", *, metric: str = "cosine") -> None:
@@ -85,7 +88,7 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         self.metric = metric
 
     def fit(self, X: Any, y: Any = None, *, ids: ArrayLike | Tensor | None = None) -> FeatureIndex:
-        """Put rows in; those of an earlier `fit` are dropped.
+        """Put rows in; those of an earlier `fit` are dropped once all new ones are in.
 
         Parameters
         ----------
@@ -108,11 +111,20 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         TypeError
             If ids are neither integers nor text.
         """
+        # Filled beside the old rows, so that a fit that fails leaves them as they were.
+        filled = vars(clone(self)._fill(X, ids))
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        self.__dict__.update(filled)
+        return self
+
+    def _fill(self, X: Any, ids: ArrayLike | Tensor | None) -> FeatureIndex:
         self._check_parameters()
         rows = check_rows(self, X, reset=True)
         n, d = rows.shape
         self.ids_ = np.arange(n) if ids is None else _checked_ids(to_numpy(ids), n)
-        self.index_ = _empty_index(self.metric, d)
+        self.metric_ = self.metric
+        self.index_ = _empty_index(self.metric_, d)
         self.positions_ = np.empty(n, dtype=np.int64)
         everywhere = torch.arange(n)
         for positions, block in tensor_blocks(rows, block_rows(rows)):
@@ -204,7 +216,8 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         rows = self.index_.reconstruct_n(0, self.index_.ntotal)
-        save_estimator(path, self, {"rows": rows, "positions": self.positions_, "ids": self.ids_})
+        arrays = {"rows": rows, "positions": self.positions_, "ids": self.ids_}
+        save_estimator(path, self, arrays, {"metric": self.metric_})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureIndex:
@@ -228,9 +241,9 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         ValueError
             If the file holds something else.
         """
-        index, arrays, _ = load_estimator(path, cls)
-        index._check_parameters()
-        index.index_ = _empty_index(index.metric, index.n_features_in_)
+        index, arrays, facts = load_estimator(path, cls)
+        index.metric_ = facts["metric"]
+        index.index_ = _empty_index(index.metric_, index.n_features_in_)
         index.index_.add(arrays["rows"])
         index.positions_, index.ids_ = arrays["positions"], arrays["ids"]
         return index
@@ -245,10 +258,10 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         return check_rows(self, X, reset=False)
 
     def _comparable(self, block: Tensor) -> NDArray[np.float32]:
-        rows = (_unit(block) if self.metric == "cosine" else block).float()
+        rows = (_unit(block) if self.metric_ == "cosine" else block).float()
         lengths = torch.linalg.vector_norm(rows, dim=1)
         if (lengths > _LONGEST).any():
-            rule = f"have rows no longer than 2^62 = {_LONGEST:.2g} for metric {self.metric!r}"
+            rule = f"have rows no longer than 2^62 = {_LONGEST:.2g} for metric {self.metric_!r}"
             raise ValueError(f"X must {rule}, got {lengths.max().item():.2g}")
         return np.ascontiguousarray(rows.cpu().numpy())
 
@@ -277,9 +290,9 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         return scores, found
 
     def _distances(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self.metric == "cosine":
+        if self.metric_ == "cosine":
             return (1.0 - scores).clip(0.0, 2.0)
-        return np.sqrt(scores.clip(min=0.0)) if self.metric == "l2" else -scores
+        return np.sqrt(scores.clip(min=0.0)) if self.metric_ == "l2" else -scores
 
 
 def _empty_index(metric: str, d: int) -> Any:
@@ -299,7 +312,8 @@ def _unit(rows: Tensor) -> Tensor:
     # Squares of what is left of a row after division by its peak neither overflow nor vanish.
     peaks = rows.abs().amax(dim=1, keepdim=True)
     rows = rows / peaks.where(peaks > 0, 1)
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1)
+    unit: Tensor = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1)
+    return unit
 
 
 def _checked_ids(ids: ArrayLike, n: int) -> NDArray[Any]:
@@ -312,7 +326,7 @@ def _checked_ids(ids: ArrayLike, n: int) -> NDArray[Any]:
         return np.array([os.fspath(name) for name in names])
     if names.dtype.kind not in "iuU":
         raise TypeError(f"ids must be integers or text, got {names.dtype}")
-    return names.copy()
+    return names.astype(names.dtype.newbyteorder("="))  # torch takes no other byte order
 
 
 def _checked_count(name: str, value: int, largest: int) -> int:

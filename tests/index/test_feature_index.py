@@ -203,6 +203,63 @@ def test_a_second_fit_drops_the_rows_of_the_first(rng):
     assert index.index_.ntotal == 5
 
 
+def test_a_metric_set_after_the_fit_waits_for_the_next(rng):
+    # Queries were treated by the new metric, rows by the old one.
+    X, queries = rows(rng), rows(rng, 9)
+    index = FeatureIndex(metric="cosine").fit(X)
+    before = index.kneighbors(queries)
+    index.set_params(metric="l2")
+    np.testing.assert_array_equal(index.kneighbors(queries), before)
+    expected = FeatureIndex(metric="l2").fit(X).kneighbors(queries)
+    np.testing.assert_array_equal(index.fit(X).kneighbors(queries), expected)
+
+
+def test_a_metric_set_after_the_fit_is_saved_as_set_and_as_fitted(rng, tmp_path):
+    # The file knew the new metric only and mixed the two from then on.
+    X, queries = rows(rng), rows(rng, 9)
+    index = FeatureIndex(metric="cosine").fit(X).set_params(metric="l2")
+    index.save(tmp_path / "index.safetensors")
+    again = FeatureIndex.load(tmp_path / "index.safetensors")
+    np.testing.assert_array_equal(again.kneighbors(queries), index.kneighbors(queries))
+    assert again.metric == "l2"
+
+
+def ids_too_few(X):
+    return X[:, :4], range(3)
+
+
+def row_too_long_in_the_last_block(X):
+    return np.concatenate([X[:, :4], np.full((1, 4), 1e30)]), None
+
+
+@pytest.mark.parametrize("fault", [ids_too_few, row_too_long_in_the_last_block])
+def test_a_failed_fit_leaves_the_rows_of_the_one_before(rng, monkeypatch, fault):
+    # The width, the ids and part of the rows were already the new ones.
+    monkeypatch.setattr("pyfeat._tensors.BLOCK_BYTES", {"cpu": 0})
+    X = rows(rng, 300)
+    index = FeatureIndex(metric="l2").fit(X, ids=[f"{i}.jpg" for i in range(300)])
+    before = index.search(X, 3)
+    bad, ids = fault(X)
+    with pytest.raises(ValueError, match=r"ids must have|X must have"):
+        index.fit(bad, ids=ids)
+    for old, new in zip(before, index.search(X, 3), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_column_names_go_with_the_rows_they_came_with(rng):
+    pandas = pytest.importorskip("pandas")
+    index = FeatureIndex().fit(pandas.DataFrame(rows(rng), columns=list("abcdef")))
+    assert not hasattr(index.fit(rows(rng)), "feature_names_in_")
+
+
+def test_ids_in_foreign_byte_order_come_back_as_a_tensor(rng):
+    # torch takes arrays in the machine's byte order only.
+    X = torch.from_numpy(rows(rng))
+    foreign = np.arange(80).astype(np.dtype(np.int64).newbyteorder())
+    _, found = FeatureIndex(metric="l2").fit(X, ids=foreign).search(X, 1)
+    assert found[:, 0].tolist() == list(range(80))
+
+
 def test_tensors_give_tensors(rng):
     X = torch.from_numpy(rows(rng))
     outputs = FeatureIndex().fit(X).kneighbors(X, 2) + FeatureIndex().fit(X).search(X, 2)
