@@ -1,12 +1,14 @@
 """Decoded pixels to a normalised tensor: resize 256, centre crop 224, bicubic, antialiased.
 
 Every contestant starts from what its decoder would hand it (an array, a PIL image or a tensor,
-channels last in memory) and ends with float32 (3, 224, 224).
+channels last in memory) and ends with float32, in one case bfloat16, (3, 224, 224).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,18 +31,22 @@ Run = Callable[[], Any]
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    for h, w in SIZES[:1] if quick else SIZES:
+    plan = [(size, torch.float32) for size in SIZES] + [(SIZES[1], torch.bfloat16)]
+    for (h, w), dtype in (plan[0], plan[-1]) if quick else plan:
         image = photo(h, w)
-        entries = contestants(image)
-        expected = preprocess(image, SPEC, backend="reference")
+        entries = contestants(image, dtype)
+        expected = preprocess(image, SPEC, dtype=dtype, backend="reference")
+        kind = "" if dtype == torch.float32 else ", bfloat16"
         for threads in sorted({1, num_threads()}):
             calls = 1 if threads == 1 else threads * CALLS_PER_THREAD
             yield Case(
-                name=f"{w}x{h}, {threads} thread{'s' * (threads > 1)}",
+                name=f"{w}x{h}{kind}, {threads} thread{'s' * (threads > 1)}",
                 contestants=[
-                    Contestant(name, run if calls == 1 else in_threads(run, threads, calls), bound)
-                    for name, run, bound in entries
-                    if threads == 1 or name != REFERENCE
+                    replace(entry, run=in_threads(entry.run, threads, calls))
+                    if entry.run and calls > 1
+                    else entry
+                    for entry in entries
+                    if threads == 1 or entry.name != REFERENCE
                 ],
                 expected=expected,
                 error=levels,
@@ -62,25 +68,46 @@ def photo(h: int, w: int) -> np.ndarray:
 
 def levels(result: Any, expected: torch.Tensor) -> float:
     std = torch.tensor(SPEC.std)[:, None, None]
-    return float(((torch.as_tensor(result) - expected) * std * 255).abs().max())
+    difference = torch.as_tensor(result).float() - expected.float()
+    return float((difference * std * 255).abs().max())
 
 
-def contestants(image: np.ndarray) -> list[tuple[str, Run, float]]:
-    """Return (name, run, bound)."""
-    entries: list[tuple[str, Run, float]] = [
-        (f"pyfeat cpp[{isa}]", ours(image, isa), 0.0) for isa in _core.isas()
+def contestants(image: np.ndarray, dtype: torch.dtype) -> list[Contestant]:
+    bound = ONE_LEVEL
+    if dtype == torch.bfloat16:  # two values one level apart may be rounded apart
+        largest = max((1 - mean) / std for mean, std in zip(SPEC.mean, SPEC.std, strict=True))
+        bound += torch.finfo(dtype).eps * largest * max(SPEC.std) * 255
+    reference = partial(preprocess, image, SPEC, dtype=dtype, backend="reference")
+    return [
+        *(Contestant(f"pyfeat cpp[{isa}]", ours(image, isa, dtype)) for isa in _core.isas()),
+        Contestant(REFERENCE, reference),
+        Contestant("Pillow, one box + numpy", cast(pillow_one_box(image), dtype), bound),
+        Contestant("Pillow + torchvision", cast(torchvision_on_pillow(image), dtype), bound),
+        Contestant("torchvision v2 on tensors", cast(torchvision_on_tensors(image), dtype), bound),
+        compiled("torch.compile on tensors", torch_on_tensors(image, dtype), bound),
     ]
-    entries.append(("pyfeat reference", lambda: preprocess(image, SPEC, backend="reference"), 0.0))
-    entries.append(("Pillow, one box + numpy", pillow_one_box(image), ONE_LEVEL))
-    entries.append(("Pillow + torchvision", torchvision_on_pillow(image), ONE_LEVEL))
-    entries.append(("torchvision v2 on tensors", torchvision_on_tensors(image), ONE_LEVEL))
-    return entries
 
 
-def ours(image: np.ndarray, isa: str) -> Run:
+def cast(run: Run, dtype: torch.dtype) -> Run:
+    return run if dtype == torch.float32 else lambda: torch.as_tensor(run()).to(dtype)
+
+
+def compiled(name: str, run: Run, bound: float) -> Contestant:
+    """Compile a contestant now, while no clock runs."""
+    torch.set_num_threads(1)  # compiled code is made for one number of threads
+    fast = torch.compile(run, fullgraph=True, dynamic=False)
+    try:
+        fast()
+    except (RuntimeError, OSError) as error:  # what torch raises without a C++ compiler
+        lines = str(error).strip().splitlines() or [""]
+        return Contestant(name, skip=f"cannot compile: {type(error).__name__}: {lines[0]}")
+    return Contestant(name, fast, bound)
+
+
+def ours(image: np.ndarray, isa: str, dtype: torch.dtype) -> Run:
     def run() -> torch.Tensor:
         _core.set_isa(isa)
-        return preprocess(image, SPEC, backend="cpp")
+        return preprocess(image, SPEC, dtype=dtype, backend="cpp")
 
     return run
 
@@ -133,3 +160,19 @@ def torchvision_on_tensors(image: np.ndarray) -> Run:
         ]
     )
     return lambda: pipeline(pixels)
+
+
+def torch_on_tensors(image: np.ndarray, dtype: torch.dtype) -> Run:
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    height, width, top, left = _geometry(*image.shape[:2], SPEC)
+    mean = torch.tensor(SPEC.mean)[:, None, None]
+    std = torch.tensor(SPEC.std)[:, None, None]
+
+    def run() -> torch.Tensor:
+        resized = torch.nn.functional.interpolate(
+            pixels, (height, width), mode="bicubic", antialias=True
+        )
+        cut = resized[0, :, top : top + SPEC.crop, left : left + SPEC.crop]
+        return ((cut.float() / 255 - mean) / std).to(dtype)
+
+    return run

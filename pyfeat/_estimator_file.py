@@ -81,6 +81,10 @@ def load_estimator(
         If the file holds something else.
     """
     arrays, content = load_model(path, kind.__name__)
+    wanted = {"params", "n_features", "feature_names", "space", "more"}
+    if missing := wanted - content.keys():
+        got = f"{os.fspath(path)!r}: {', '.join(sorted(missing))} missing"
+        raise ValueError(f"path must hold a saved {kind.__name__}, got {got}")
     estimator: Any = kind(**{name: _from_json(v) for name, v in content["params"].items()})
     estimator.n_features_in_ = content["n_features"]
     if content["feature_names"] is not None:

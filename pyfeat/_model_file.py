@@ -87,9 +87,17 @@ def load_model(
             arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"path must be a pyfeat model, got {str(source)!r}: {error}") from None
+    if not isinstance(content, dict):
+        got = f"{str(source)!r}: metadata is a {type(content).__name__}"
+        raise ValueError(f"path must be a pyfeat model, got {got}")
     if content.get("format") != FORMAT or content.get("kind") != kind:
         got = f"{content.get('kind')} (format {content.get('format')})"
         raise ValueError(f"path must hold a {kind} (format {FORMAT}), got {got} in {str(source)!r}")
+    for part in ("texts", "facts"):
+        if not isinstance(content.get(part), dict):
+            raise ValueError(
+                f"path must be a pyfeat model, got {str(source)!r}: {part} are missing"
+            )
     arrays |= {name: np.asarray(value) for name, value in content["texts"].items()}
     return arrays, content["facts"]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from pyfeat._estimator_file import load_estimator
 from pyfeat._model_file import load_model, replace_file, save_model
 
 
@@ -48,6 +51,34 @@ def test_another_kind_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "m", "Other", {"a": np.zeros(1)}, {})
     with pytest.raises(ValueError, match=r"must hold a Thing \(format 1\), got Other"):
         load_model(tmp_path / "m", "Thing")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "got"),
+    [
+        ([1, 2], "metadata is a list"),
+        ("text", "metadata is a str"),
+        (None, "metadata is a NoneType"),
+        ({"format": 1, "kind": "Thing", "facts": {}}, "texts are missing"),
+        ({"format": 1, "kind": "Thing", "texts": {}}, "facts are missing"),
+        ({"format": 1, "kind": "Thing", "texts": [], "facts": {}}, "texts are missing"),
+    ],
+    ids=["list", "text", "null", "no texts", "no facts", "texts of another type"],
+)
+def test_metadata_of_another_shape_is_refused(tmp_path: Path, metadata: object, got: str) -> None:
+    # They raised AttributeError and KeyError.
+    blob = save({"a": np.zeros(1)}, metadata={"pyfeat": json.dumps(metadata)})
+    (tmp_path / "m").write_bytes(blob)
+    with pytest.raises(ValueError, match=f"path must be a pyfeat model, got .*: {got}"):
+        load_model(tmp_path / "m", "Thing")
+
+
+def test_a_model_that_is_no_estimator_is_refused(tmp_path: Path) -> None:
+    # It raised KeyError.
+    save_model(tmp_path / "m", "Nothing", {"a": np.zeros(1)}, {"params": {}, "more": {}})
+    got = "feature_names, n_features, space missing"
+    with pytest.raises(ValueError, match=f"path must hold a saved Nothing, got .*: {got}"):
+        load_estimator(tmp_path / "m", type("Nothing", (), {}))
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

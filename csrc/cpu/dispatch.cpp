@@ -3,6 +3,10 @@
 #include <atomic>
 #include <stdexcept>
 
+#ifdef PYFEAT_X86
+#include <cpuid.h>
+#endif
+
 namespace pyfeat {
 namespace {
 
@@ -16,11 +20,19 @@ struct Level {
 bool always() { return true; }
 
 #ifdef PYFEAT_X86
+// Each asks for all that its table is compiled with. Not every compiler's __builtin_cpu_supports
+// knows "f16c".
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+}
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && has_avx2();
 }
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 
 // Best first.

@@ -14,6 +14,16 @@ from pyfeat.backbones._pretrained import Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
 from pyfeat.ops._preprocess import Preprocessing
 
+# What the code of a module raises for inputs that it was not made for.
+_FORWARD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # Raised whenever the same weights and pixels give other rows than before, beyond rounding.
 NUMERICS = 1
 
@@ -143,18 +153,23 @@ def as_rows(output: Any, n: int) -> Tensor:
     Raises
     ------
     ValueError
-        If `output` is anything else.
+        If `output` is anything else, is empty, or holds no real floating point numbers.
     """
-    if isinstance(output, Tensor) and output.ndim in {2, 4} and len(output) == n:
-        return output if output.ndim == 2 else output.mean(dim=(2, 3))
-    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise ValueError(f"backbone must return shape ({n}, d) or ({n}, c, h, w), got {got}")
+    rule = f"return shape ({n}, d) or ({n}, c, h, w), no side 0"
+    if not isinstance(output, Tensor):
+        raise ValueError(f"backbone must {rule}, got {type(output).__name__}")
+    shape = tuple(output.shape)
+    if output.ndim not in {2, 4} or len(output) != n or 0 in shape:
+        raise ValueError(f"backbone must {rule}, got {shape}")
+    if not output.is_floating_point():
+        raise ValueError(f"backbone must return real floating point numbers, got {output.dtype}")
+    return output if output.ndim == 2 else output.mean(dim=(2, 3))
 
 
 def _probe(module: nn.Module, size: int, device: torch.device) -> Any:
     try:
         return module(torch.zeros(1, 3, size, size, device=device))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except _FORWARD_ERRORS as error:
         raise ValueError(
             f"backbone must take a batch of shape (1, 3, {size}, {size}), got "
             f"{type(error).__name__}: {error}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyfeat.backbones._backbone import Backbone, freeze
 from pyfeat.backbones._lite import load_lite
@@ -14,7 +16,7 @@ from pyfeat.backbones._names import find_source
 from pyfeat.backbones._pretrained import IMAGENET, Pretrained
 from pyfeat.backbones._timm import load_timm, preprocessing_of_module
 from pyfeat.backbones._torchvision import load_torchvision
-from pyfeat.backbones._weights import architecture_of, class_name
+from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
 from pyfeat.ops._preprocess import Preprocessing
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
@@ -56,16 +58,19 @@ def load_backbone(
     ImportError
         If a package that the name needs is missing; the message says what to install.
     TypeError
-        If `backbone` is neither a string nor a module, or the module cannot be copied.
+        If `backbone` is neither a string nor a module, or the module cannot be copied or holds a
+        ScriptModule.
     ValueError
-        If there is no such name, weights or device, or the module has another signature.
+        If there is no such name, weights or device, or the module has another signature, carries
+        forward hooks, or has no weights yet (meta device, lazy layers).
     OSError
         If the weights can neither be read from the cache nor downloaded.
 
     Notes
     -----
     A module is identified by its class, its `repr` and its tensors. Two modules in which these are
-    equal and only the code of `forward` differs are taken for the same.
+    equal and only the code of `forward` differs are taken for the same. Forward hooks could change
+    rows just as unseen, so only those by which `torch.nn.utils` computes weights may stay.
 
     Examples
     --------
@@ -90,6 +95,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ValueError
         If there is no such device here.
     """
+    if str(device) == "cpu:0":  # there is one CPU: torch's other name for it
+        device = "cpu"
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -108,6 +115,7 @@ def _load_named(name: str, preprocessing: Preprocessing | None, device: str) -> 
 
 def _take_module(module: nn.Module, preprocessing: Preprocessing | None) -> Pretrained:
     name = class_name(module)
+    _check_module(module)
     try:
         own = copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:
@@ -117,3 +125,26 @@ def _take_module(module: nn.Module, preprocessing: Preprocessing | None) -> Pret
         is_timm = bool(getattr(module, "pretrained_cfg", None))
         chosen = preprocessing_of_module(module, name) if is_timm else IMAGENET
     return Pretrained(name, "module", architecture_of(module), own, chosen)
+
+
+def _check_module(module: nn.Module) -> None:
+    """Refuse what cannot be frozen, and what would change rows unseen by their identity."""
+    for tensor_name, tensor in all_tensors(module).items():
+        if isinstance(tensor, Tensor) and (tensor.is_meta or is_lazy(tensor)):
+            got = "on the meta device" if tensor.is_meta else "not initialised"
+            raise ValueError(f"backbone must have weights, got {tensor_name} {got}")
+    for path, layer in module.named_modules():
+        where = f"in {path}" if path else "as a whole"
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise TypeError(f"backbone must be made of plain modules, got a ScriptModule {where}")
+        hooks = (*layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
+        foreign = [hook for hook in hooks if not _is_reparametrization(hook)]
+        if foreign:
+            rule = "carry no forward hooks, which its identity cannot see: remove them"
+            raise ValueError(f"backbone must {rule}, got {foreign[0]!r} {where}")
+
+
+def _is_reparametrization(hook: Any) -> bool:
+    # Those of weight_norm, spectral_norm and pruning compute a weight from tensors of the module,
+    # which its identity counts.
+    return type(hook).__module__.startswith("torch.nn.utils.")

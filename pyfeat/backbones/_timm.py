@@ -99,5 +99,6 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"timm models need timm: {INSTALL_HINT}") from error
+        missing = (error.name or "timm").partition(".")[0]
+        raise ImportError(f"timm models need {missing}: {INSTALL_HINT}") from error
     return timm

@@ -97,5 +97,6 @@ def _models() -> Any:
     try:
         from torchvision import models
     except ImportError as error:
-        raise ImportError(f"torchvision models need torchvision: {INSTALL_HINT}") from error
+        missing = (error.name or "torchvision").partition(".")[0]
+        raise ImportError(f"torchvision models need {missing}: {INSTALL_HINT}") from error
     return models

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -19,6 +20,10 @@ from pyfeat._tensors import Rows, block_rows, check_rows, tensor_blocks, to_nump
 
 KINDS = ("exact",)
 METRICS = ("cosine", "inner_product", "l2")
+
+# Between rows no longer than this, |x|^2 + |y|^2 + 2 |x y|, which faiss adds up, is at most 2^126:
+# finite in float32 with room for rounding.
+_LONGEST = 2.0**62
 
 
 class FeatureIndex(BaseEstimator):  # type: ignore[misc]
@@ -38,6 +43,8 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         Position in X of each row of `index_`.
     ids_ : ndarray of shape (n,)
         Name of each row of X.
+    metric_ : str
+        `metric` when the rows came; setting `metric` later counts from the next `fit`.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (d,)
         Only if X had column names.
@@ -47,9 +54,13 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     Two faces: `kneighbors` keeps scikit-learn's conventions (distances that grow, positions),
-    `search` keeps faiss's (scores, ids). Rows are kept, and compared, in float32. Arrays give
-    arrays, tensors give tensors on their device; ids that are text are an array in any case. A
-    store view is read in blocks. Memory: 4 n d bytes.
+    `search` keeps faiss's (scores, ids). Arrays give arrays, tensors give tensors on their device;
+    ids that are text are an array in any case. A store view is read in blocks. Memory: 4 n d bytes.
+
+    Rows are kept, and compared, in float32. "cosine" takes rows of any scale, and gives an all-zero
+    row the cosine 0, hence the distance 1, to every row, itself included. "l2" and "inner_product"
+    take rows up to a length of 2^62; products below the range of float32 count as 0, so Euclidean
+    distances below about 1e-19 do.
 
     References
     ----------
@@ -69,6 +80,7 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
     positions_: NDArray[np.int64]
     ids_: NDArray[Any]
     n_features_in_: int
+    metric_: str
     space_: Space | None
 
     def __init__(self, kind: str = "exact", *, metric: str = "cosine") -> None:
@@ -76,7 +88,7 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         self.metric = metric
 
     def fit(self, X: Any, y: Any = None, *, ids: ArrayLike | Tensor | None = None) -> FeatureIndex:
-        """Put rows in; those of an earlier `fit` are dropped.
+        """Put rows in; those of an earlier `fit` are dropped once all new ones are in.
 
         Parameters
         ----------
@@ -94,15 +106,25 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         ImportError
             If faiss is not installed.
         ValueError
-            If `kind` or `metric` is unknown, X has no rows or holds NaN, or ids have another shape.
+            If `kind` or `metric` is unknown, X has no rows, holds NaN or has rows too long for the
+            metric, or ids have another shape.
         TypeError
             If ids are neither integers nor text.
         """
+        # Filled beside the old rows, so that a fit that fails leaves them as they were.
+        filled = vars(clone(self)._fill(X, ids))
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        self.__dict__.update(filled)
+        return self
+
+    def _fill(self, X: Any, ids: ArrayLike | Tensor | None) -> FeatureIndex:
         self._check_parameters()
         rows = check_rows(self, X, reset=True)
         n, d = rows.shape
         self.ids_ = np.arange(n) if ids is None else _checked_ids(to_numpy(ids), n)
-        self.index_ = _empty_index(self.metric, d)
+        self.metric_ = self.metric
+        self.index_ = _empty_index(self.metric_, d)
         self.positions_ = np.empty(n, dtype=np.int64)
         everywhere = torch.arange(n)
         for positions, block in tensor_blocks(rows, block_rows(rows)):
@@ -132,14 +154,17 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
+        TypeError
+            If `n_neighbors` is no integer.
         ValueError
-            If `n_neighbors` is out of range, or X has another width or holds NaN.
+            If `n_neighbors` is out of range, or X has another width, holds NaN or has rows too long
+            for the metric.
         SpaceError
             If X says that it comes from another space than the rows.
         """
         check_is_fitted(self)
         n = self.index_.ntotal
-        _check_range("n_neighbors", n_neighbors, n if X is not None else n - 1)
+        n_neighbors = _checked_count("n_neighbors", n_neighbors, n if X is not None else n - 1)
         if X is None:
             scores, found = self._own_neighbours(n_neighbors)
         else:
@@ -164,13 +189,16 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
+        TypeError
+            If k is no integer.
         ValueError
-            If k is out of range, or X has another width or holds NaN.
+            If k is out of range, or X has another width, holds NaN or has rows too long for the
+            metric.
         SpaceError
             If X says that it comes from another space than the rows.
         """
         check_is_fitted(self)
-        _check_range("k", k, self.index_.ntotal)
+        k = _checked_count("k", k, self.index_.ntotal)
         scores, found = self._search(self._queries(X), k)
         return _like(X, scores), _like(X, self.ids_[self.positions_[found]])
 
@@ -188,7 +216,8 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         rows = self.index_.reconstruct_n(0, self.index_.ntotal)
-        save_estimator(path, self, {"rows": rows, "positions": self.positions_, "ids": self.ids_})
+        arrays = {"rows": rows, "positions": self.positions_, "ids": self.ids_}
+        save_estimator(path, self, arrays, {"metric": self.metric_})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureIndex:
@@ -212,9 +241,9 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         ValueError
             If the file holds something else.
         """
-        index, arrays, _ = load_estimator(path, cls)
-        index._check_parameters()
-        index.index_ = _empty_index(index.metric, index.n_features_in_)
+        index, arrays, facts = load_estimator(path, cls)
+        index.metric_ = facts["metric"]
+        index.index_ = _empty_index(index.metric_, index.n_features_in_)
         index.index_.add(arrays["rows"])
         index.positions_, index.ids_ = arrays["positions"], arrays["ids"]
         return index
@@ -229,9 +258,12 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         return check_rows(self, X, reset=False)
 
     def _comparable(self, block: Tensor) -> NDArray[np.float32]:
-        if self.metric == "cosine":
-            block = torch.nn.functional.normalize(block, dim=1)
-        return np.ascontiguousarray(block.float().cpu().numpy())
+        rows = (_unit(block) if self.metric_ == "cosine" else block).float()
+        lengths = torch.linalg.vector_norm(rows, dim=1)
+        if (lengths > _LONGEST).any():
+            rule = f"have rows no longer than 2^62 = {_LONGEST:.2g} for metric {self.metric_!r}"
+            raise ValueError(f"X must {rule}, got {lengths.max().item():.2g}")
+        return np.ascontiguousarray(rows.cpu().numpy())
 
     def _search(self, rows: Rows, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         scores = torch.empty((rows.shape[0], k), dtype=torch.float32)
@@ -258,9 +290,9 @@ class FeatureIndex(BaseEstimator):  # type: ignore[misc]
         return scores, found
 
     def _distances(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self.metric == "cosine":
+        if self.metric_ == "cosine":
             return (1.0 - scores).clip(0.0, 2.0)
-        return np.sqrt(scores.clip(min=0.0)) if self.metric == "l2" else -scores
+        return np.sqrt(scores.clip(min=0.0)) if self.metric_ == "l2" else -scores
 
 
 def _empty_index(metric: str, d: int) -> Any:
@@ -275,6 +307,15 @@ def _empty_index(metric: str, d: int) -> Any:
     return build(d)
 
 
+def _unit(rows: Tensor) -> Tensor:
+    """Return rows of length 1, or 0 where they are all zero."""
+    # Squares of what is left of a row after division by its peak neither overflow nor vanish.
+    peaks = rows.abs().amax(dim=1, keepdim=True)
+    rows = rows / peaks.where(peaks > 0, 1)
+    unit: Tensor = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1)
+    return unit
+
+
 def _checked_ids(ids: ArrayLike, n: int) -> NDArray[Any]:
     names = np.asarray(ids)
     if names.shape != (n,):
@@ -285,12 +326,17 @@ def _checked_ids(ids: ArrayLike, n: int) -> NDArray[Any]:
         return np.array([os.fspath(name) for name in names])
     if names.dtype.kind not in "iuU":
         raise TypeError(f"ids must be integers or text, got {names.dtype}")
-    return names.copy()
+    return names.astype(names.dtype.newbyteorder("="))  # torch takes no other byte order
 
 
-def _check_range(name: str, value: int, largest: int) -> None:
-    if not 1 <= value <= largest:
-        raise ValueError(f"{name} must be in [1, {largest}], got {value}")
+def _checked_count(name: str, value: int, largest: int) -> int:
+    try:
+        count = operator.index(value)  # faiss takes no integer of numpy
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not 1 <= count <= largest:
+        raise ValueError(f"{name} must be in [1, {largest}], got {count}")
+    return count
 
 
 def _like(X: Any, values: NDArray[Any]) -> Any:

@@ -145,13 +145,16 @@ def preprocess(
     becomes `resize`, the long side ``int(resize * long / short)``, and the crop starts at
     ``round((side - crop) / 2)``, ties to even.
 
-    Pixels are those of Pillow's ``Image.resize``, bit for bit: first across, then down, with
-    weights w[i, x] = f((x + 1/2 - c[i]) / s) / sum, c[i] = (i + 1/2) * scale, s = max(scale, 1),
-    f the triangle or Keys' cubic with a = -1/2 [1]_, computed in float64 and rounded to multiples
-    of 2^-22. Each pass sums integers, rounds and clips to a byte. Hence every backend and
-    instruction set gives the same bits. Pillow 13 and later go down first when they reduce an image
-    more than twice as tall as wide, which moves a few pixels at hard edges by a few 255ths; here
-    the order is fixed, so that features do not depend on a version.
+    Pixels are those of Pillow's ``Image.resize`` in the pass order of Pillow 12 and earlier, bit
+    for bit: first across, then down, with weights w[i, x] = f((x + 1/2 - c[i]) / s) / sum,
+    c[i] = (i + 1/2) * scale, s = max(scale, 1), f the triangle or Keys' cubic with a = -1/2 [1]_,
+    computed in float64 and rounded to multiples of 2^-22. Each pass sums integers, rounds and clips
+    to a byte. Hence every backend and instruction set gives the same bits.
+
+    Pillow 13 goes down first when it reduces a tall image, more than about twice as high as wide,
+    and rounds other intermediate pixels: there, on photos, up to 0.26 % of its pixels differ by up
+    to 2 to 7 levels of 255, more of them on noise. Here the order is fixed, so that the identity of
+    a row does not depend on the version of Pillow. All other images are equal to Pillow 13's too.
 
     Memory of "cpp": about 3 * crop bytes per source row. It releases the GIL and may run in several
     threads at once.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from pyfeat import Space
 from pyfeat.backbones import Backbone, load_backbone
@@ -171,6 +173,146 @@ def test_a_module_that_cannot_be_copied_is_refused() -> None:
     module.extra = torch.ones(2, requires_grad=True) * 2
     with pytest.raises(TypeError, match="backbone must be a module that can be copied"):
         load(module)
+
+
+# ---- modules that cannot be frozen
+
+
+def scripted() -> nn.Module:
+    return torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("inside", [False, True])
+def test_script_modules_are_refused(inside: bool) -> None:
+    # torch said that requires_grad_ is not supported on them.
+    module = nn.Sequential(scripted()) if inside else scripted()
+    with pytest.raises(TypeError, match="backbone must be made of plain modules, got a ScriptMod"):
+        load(module)
+
+
+@pytest.mark.parametrize(
+    ("layer", "got"),
+    [
+        (nn.Conv2d(3, 4, 3, device="meta"), "0.weight on the meta device"),
+        (nn.BatchNorm2d(3, affine=False, device="meta"), "0.running_mean on the meta device"),
+        (nn.LazyBatchNorm2d(affine=False), "0.running_mean not initialised"),
+    ],
+    ids=["weights", "buffers", "lazy"],
+)
+def test_modules_without_weights_are_refused(layer: nn.Module, got: str) -> None:
+    # A meta tensor ended in NotImplementedError, a lazy one in torch's words.
+    with pytest.raises(ValueError, match=f"^backbone must .*{got}"):
+        load(nn.Sequential(layer))
+
+
+class Applies(nn.Module):
+    """A convolution, and whatever a test does with what it returns."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (lambda y: {}["layer4"], "KeyError: 'layer4'"),
+        (lambda y: y.last_hidden_state, "AttributeError: .*last_hidden_state"),
+        (lambda y: y.shape[7], "IndexError: "),
+        (lambda y: y / (1 // 0), "ZeroDivisionError: "),
+    ],
+)
+def test_errors_of_a_forward_pass_are_told(
+    function: Callable[[Tensor], object], error: str
+) -> None:
+    # They came through as they were.
+    with pytest.raises(ValueError, match=rf"backbone must take a batch .*, got {error}"):
+        load(Applies(function))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("ndim", [2, 4])
+def test_outputs_that_are_no_real_floats_are_refused(dtype: torch.dtype, ndim: int) -> None:
+    # Integers and bools were cast or failed in a mean, complex numbers lost a part on each batch.
+    function = (lambda y: y[:, :, 0, 0].to(dtype)) if ndim == 2 else (lambda y: y.to(dtype))
+    with pytest.raises(ValueError, match=f"must return real floating point numbers, got {dtype}"):
+        load(Applies(function))
+
+
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (lambda y: y[:, :0, 0, 0], r"\(1, 0\)"),
+        (lambda y: y[:, :0], r"\(1, 0, 30, 30\)"),
+        (lambda y: y[:, :, :0], r"\(1, 4, 0, 30\)"),
+    ],
+)
+def test_empty_outputs_are_refused(function: Callable[[Tensor], object], got: str) -> None:
+    # Rows without columns were taken, and a mean over no pixels gave NaN.
+    with pytest.raises(ValueError, match=rf"backbone must return shape .*, no side 0, got {got}"):
+        load(Applies(function))
+
+
+# ---- hooks
+
+
+def add_a_pre_hook(module: nn.Module) -> None:
+    module.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+
+
+def add_a_hook(module: nn.Module) -> None:
+    module.register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+@pytest.mark.parametrize("add", [add_a_pre_hook, add_a_hook])
+@pytest.mark.parametrize("path", ["", "conv"])
+def test_modules_with_forward_hooks_are_refused(
+    add: Callable[[nn.Module], None], path: str
+) -> None:
+    # They changed rows, not the identity: a cache took these rows for those without the hook.
+    module = Small()
+    add(module.get_submodule(path))
+    where = f"in {path}" if path else "as a whole"
+    with pytest.raises(
+        ValueError, match=f"backbone must carry no forward hooks.*: remove.*{where}"
+    ):
+        load(module)
+
+
+def test_a_module_is_taken_once_its_hooks_are_removed() -> None:
+    module = Small()
+    handle = module.register_forward_hook(lambda module, inputs, output: output + 1)
+    handle.remove()
+    assert fingerprint(load(module)) == fingerprint(load(Small()))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        lambda conv: prune.l1_unstructured(conv, "weight", 0.5),
+    ],
+    ids=["spectral_norm", "parametrized spectral_norm", "parametrized weight_norm", "pruning"],
+)
+def test_hooks_that_compute_weights_may_stay(compute: Callable[[nn.Module], nn.Module]) -> None:
+    module = Small().requires_grad_(False).eval()
+    compute(module.conv)
+    # Two orders of sums of 75 products, then of 784 values; all are of the order of 1.
+    atol = 2 * (75 + 784**0.5) * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(load(module)(images(2)), module(images(2)), rtol=0, atol=atol)
+
+
+def test_pruning_counts_in_the_identity() -> None:
+    module = Small().requires_grad_(False)
+    prune.l1_unstructured(module.conv, "weight", 0.5)
+    assert fingerprint(load(module)) != fingerprint(load(Small()))
 
 
 # ---- identity

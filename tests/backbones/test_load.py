@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -90,7 +93,28 @@ def test_auto_is_the_gpu_where_there_is_one() -> None:
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.parametrize("device", ["cpu:0", torch.device("cpu", 0)])
+def test_the_cpu_has_two_names(device: str | torch.device) -> None:
+    # The one with a number was refused.
+    assert resolve_device(device) == torch.device("cpu")
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", ""])
 def test_devices_that_are_not_here_are_refused(device: str) -> None:
     with pytest.raises(ValueError, match=r"device must be one of \['auto', 'cpu'.*, got '"):
         load_backbone("efficientnet_lite0", device=device)
+
+
+def test_what_timm_misses_is_named() -> None:
+    # timm itself imports torchvision: the message told to install timm, which was there.
+    code = """
+import sys
+sys.modules["torchvision"] = None
+from pyfeat.backbones import list_backbones
+try:
+    list_backbones()
+except ImportError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("timm models need torchvision: pip install")

@@ -143,9 +143,121 @@ def test_an_all_zero_row_has_cosine_distance_one(rng):
     assert distances.tolist() == [[1.0, 1.0, 1.0]]
 
 
+def test_an_all_zero_row_has_cosine_distance_one_to_itself():
+    distances, _ = FeatureIndex().fit(np.zeros((2, 6))).kneighbors(np.zeros((1, 6)), 2)
+    assert distances.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        (np.float32, 1e25),
+        (np.float32, 1e-30),
+        (np.float32, 1e-42),
+        (np.float64, 1e200),
+        (np.float64, 1e-200),
+    ],
+)
+def test_the_cosine_does_not_depend_on_the_scale(rng, dtype, scale, kind):
+    # Squares left the range of float32: rows became zero and every distance 1, or not a number.
+    X, queries = rows(rng), rows(rng, 20)
+    scaled = np.asarray(X * np.asarray(scale, np.float64), dtype)
+    index = FeatureIndex().fit(kind(scaled))
+    found, _ = index.kneighbors(queries, 7)
+    # What the scaled numbers are, after rounding, is what is compared.
+    expected, _ = exact(scaled.astype(np.float64) / scale, "cosine").kneighbors(
+        queries.astype(float), 7
+    )
+    np.testing.assert_allclose(found, expected, atol=4 * 6 * EPS32)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "l2"])
+@pytest.mark.parametrize(
+    "big",
+    [np.full((1, 3), 1e25, np.float32), np.full((1, 3), 1e200), torch.full((1, 3), 1e25)],
+    ids=["float32", "float64", "tensor"],
+)
+def test_rows_whose_products_overflow_are_refused(metric, big):
+    # faiss found nothing and said so with position -1, which named the last row, often twice.
+    with pytest.raises(ValueError, match=rf"^X must have rows no longer than 2\^62 .* '{metric}'"):
+        FeatureIndex(metric=metric).fit(big)
+    with pytest.raises(ValueError, match=r"^X must have rows no longer than 2\^62 .*, got "):
+        FeatureIndex(metric=metric).fit(np.eye(3)).search(big, 2)
+
+
+@pytest.mark.parametrize("n", [3, 100])
+def test_the_longest_rows_are_compared(n):
+    # Few and many queries take two ways through faiss; both add squares of opposite rows.
+    X = np.zeros((n, 2), np.float32)
+    X[:, 0] = 2.0**62
+    distances, found = (
+        FeatureIndex(metric="l2").fit(np.concatenate([X[:1], -X[:1]])).kneighbors(X, 2)
+    )
+    assert distances.tolist() == [[0.0, 2.0**63]] * n
+    assert found.tolist() == [[0, 1]] * n
+
+
 def test_a_second_fit_drops_the_rows_of_the_first(rng):
     index = FeatureIndex().fit(rows(rng)).fit(rows(rng, 5))
     assert index.index_.ntotal == 5
+
+
+def test_a_metric_set_after_the_fit_waits_for_the_next(rng):
+    # Queries were treated by the new metric, rows by the old one.
+    X, queries = rows(rng), rows(rng, 9)
+    index = FeatureIndex(metric="cosine").fit(X)
+    before = index.kneighbors(queries)
+    index.set_params(metric="l2")
+    np.testing.assert_array_equal(index.kneighbors(queries), before)
+    expected = FeatureIndex(metric="l2").fit(X).kneighbors(queries)
+    np.testing.assert_array_equal(index.fit(X).kneighbors(queries), expected)
+
+
+def test_a_metric_set_after_the_fit_is_saved_as_set_and_as_fitted(rng, tmp_path):
+    # The file knew the new metric only and mixed the two from then on.
+    X, queries = rows(rng), rows(rng, 9)
+    index = FeatureIndex(metric="cosine").fit(X).set_params(metric="l2")
+    index.save(tmp_path / "index.safetensors")
+    again = FeatureIndex.load(tmp_path / "index.safetensors")
+    np.testing.assert_array_equal(again.kneighbors(queries), index.kneighbors(queries))
+    assert again.metric == "l2"
+
+
+def ids_too_few(X):
+    return X[:, :4], range(3)
+
+
+def row_too_long_in_the_last_block(X):
+    return np.concatenate([X[:, :4], np.full((1, 4), 1e30)]), None
+
+
+@pytest.mark.parametrize("fault", [ids_too_few, row_too_long_in_the_last_block])
+def test_a_failed_fit_leaves_the_rows_of_the_one_before(rng, monkeypatch, fault):
+    # The width, the ids and part of the rows were already the new ones.
+    monkeypatch.setattr("pyfeat._tensors.BLOCK_BYTES", {"cpu": 0})
+    X = rows(rng, 300)
+    index = FeatureIndex(metric="l2").fit(X, ids=[f"{i}.jpg" for i in range(300)])
+    before = index.search(X, 3)
+    bad, ids = fault(X)
+    with pytest.raises(ValueError, match=r"ids must have|X must have"):
+        index.fit(bad, ids=ids)
+    for old, new in zip(before, index.search(X, 3), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_column_names_go_with_the_rows_they_came_with(rng):
+    pandas = pytest.importorskip("pandas")
+    index = FeatureIndex().fit(pandas.DataFrame(rows(rng), columns=list("abcdef")))
+    assert not hasattr(index.fit(rows(rng)), "feature_names_in_")
+
+
+def test_ids_in_foreign_byte_order_come_back_as_a_tensor(rng):
+    # torch takes arrays in the machine's byte order only.
+    X = torch.from_numpy(rows(rng))
+    foreign = np.arange(80).astype(np.dtype(np.int64).newbyteorder())
+    _, found = FeatureIndex(metric="l2").fit(X, ids=foreign).search(X, 1)
+    assert found[:, 0].tolist() == list(range(80))
 
 
 def test_tensors_give_tensors(rng):
@@ -232,6 +344,25 @@ def test_an_unknown_metric_is_refused():
 def test_more_neighbours_than_rows_are_refused(k):
     with pytest.raises(ValueError, match=rf"k must be in \[1, 3\], got {k}"):
         FeatureIndex().fit(np.eye(3)).search(np.eye(3), k)
+
+
+@pytest.mark.parametrize("k", [np.int64(2), np.uint8(2)])
+def test_counts_may_be_integers_of_numpy(k):
+    # They went on to faiss as they were, whose wrapper refused them.
+    index = FeatureIndex().fit(np.eye(3))
+    assert index.search(np.eye(3), k)[1].shape == (3, 2)
+    assert index.kneighbors(np.eye(3), k)[1].shape == (3, 2)
+    assert index.kneighbors(n_neighbors=k)[1].shape == (3, 2)
+
+
+@pytest.mark.parametrize("k", [2.0, None, "2"])
+def test_counts_of_another_type_are_refused(k):
+    # They failed inside a comparison or inside faiss, in its words.
+    index = FeatureIndex().fit(np.eye(3))
+    with pytest.raises(TypeError, match=f"^k must be an integer, got {k!r}"):
+        index.search(np.eye(3), k)
+    with pytest.raises(TypeError, match=f"^n_neighbors must be an integer, got {k!r}"):
+        index.kneighbors(np.eye(3), k)
 
 
 def test_without_queries_one_neighbour_less_is_there():
