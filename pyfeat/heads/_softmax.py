@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyfeat._moments import moments
+from pyfeat._moments import moments, symmetric_eigh
 from pyfeat._tensors import Rows, block_rows, device_of, tensor_blocks, working_dtype
 from pyfeat.heads._lbfgs import Minimum, Objective, minimize
 
@@ -242,7 +242,7 @@ def curvature(problem: Problem) -> Curvature:
     if not problem.fit_intercept:
         second = second + (torch.outer(mean, mean) if full else mean * mean)
         mean = torch.zeros_like(mean)
-    spectrum, basis = torch.linalg.eigh(second) if full else (second, None)
+    spectrum, basis = symmetric_eigh(second) if full else (second, None)
     # Directions without spread have no gradient either: they only must not divide by 0.
     least = float(spectrum.amax()) * torch.finfo(torch.float64).eps * d
     spectrum = spectrum.clamp(min=max(least, torch.finfo(torch.float64).tiny))
