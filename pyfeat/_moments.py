@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyfeat._tensors import Rows, device_of, tensor_blocks
+from pyfeat._tensors import Rows, device_of, tensor_blocks, working_dtype
 
 # Large enough that the d x d product of a block outweighs adding it to the sum.
 MOMENT_BLOCK_ROWS = 4096
@@ -34,7 +34,9 @@ class Moments(NamedTuple):
     scatter: Tensor
 
 
-def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -> Moments:
+def moments(
+    X: Rows, weights: Tensor | None = None, *, diagonal: bool = False, name: str = "X"
+) -> Moments:
     """Return total weight, mean and scatter of the rows of X.
 
     Parameters
@@ -44,6 +46,8 @@ def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -
         Rows of weight 0 (or False) are left out; by default every row has weight 1.
     diagonal : bool, default=False
         Sum only the squares: memory O(d) instead of O(d^2).
+    name : str, default="X"
+        What an error calls the rows.
 
     Returns
     -------
@@ -52,7 +56,7 @@ def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -
     Raises
     ------
     ValueError
-        If a row of a stream holds NaN or infinity.
+        If a row of a stream holds NaN or infinity, or the squares of rows overflow.
 
     Notes
     -----
@@ -89,6 +93,11 @@ def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -
         scatter += factor * (gap * gap if diagonal else torch.outer(gap, gap))
         mean += gap * (added / (total + added))
         total += added
+    if not bool(torch.isfinite(scatter).all()):
+        kind = str(working_dtype(X)).removeprefix("torch.")
+        raise ValueError(
+            f"{name} must hold numbers whose squares add up in {kind}, got a sum that overflows"
+        )
     return Moments(total, mean, scatter)
 
 
@@ -148,4 +157,5 @@ def _gram(rows: Tensor) -> Tensor:
         return rows.T @ rows
     # numpy sees that the product is symmetric and computes half of it; torch does not.
     array = rows.numpy()
-    return torch.from_numpy(array.T @ array)
+    with np.errstate(over="ignore", invalid="ignore"):  # `moments` says so in its own words
+        return torch.from_numpy(array.T @ array)

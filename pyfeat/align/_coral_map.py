@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +47,10 @@ def coral(X_source: Any, X_target: Any, *, regularization: float = 1.0) -> Coral
     Raises
     ------
     ValueError
-        If the rows have different widths or hold NaN, or `regularization` is negative.
+        If the rows have different widths, hold NaN or overflow when squared, or `regularization`
+        is negative or infinite.
+    TypeError
+        If `regularization` is not a number, or a tensor does not hold floating point numbers.
 
     Notes
     -----
@@ -74,7 +78,9 @@ def coral(X_source: Any, X_target: Any, *, regularization: float = 1.0) -> Coral
         raise ValueError(
             f"X_target must have {source.shape[1]} columns like X_source, got {target.shape[1]}"
         )
-    found = align_moments(moments(source), moments(target), regularization)
+    found = align_moments(
+        moments(source, name="X_source"), moments(target, name="X_target"), regularization
+    )
     if isinstance(source, Tensor):
         return CoralMap(*(torch.from_numpy(part).to(source.device) for part in found))
     return found
@@ -102,6 +108,9 @@ def _power(covariance: Tensor, regularization: float, exponent: float) -> Tensor
     return (vectors * powers) @ vectors.T
 
 
-def check_regularization(value: float) -> None:
-    if not value >= 0.0:
-        raise ValueError(f"regularization must be at least 0, got {value!r}")
+def check_regularization(value: Any) -> None:
+    """Raise unless the value is a finite number from 0 up."""
+    if not isinstance(value, Real):
+        raise TypeError(f"regularization must be a number, got {value!r}")
+    if not 0.0 <= float(value) < float("inf"):
+        raise ValueError(f"regularization must be at least 0 and finite, got {value!r}")
