@@ -1,16 +1,20 @@
-"""Mean and scatter of rows in one pass, in blocks."""
+"""Mean and scatter of rows in one pass, in blocks, and eigenvectors of what comes out."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyfeat._tensors import Rows, device_of, tensor_blocks
+from pyfeat._tensors import Rows, device_of, tensor_blocks, working_dtype
 
 # Large enough that the d x d product of a block outweighs adding it to the sum.
 MOMENT_BLOCK_ROWS = 4096
+# Below this, a second thread wins little on an idle machine and loses seconds on a busy one.
+THREADED_EIGH_COLUMNS = 1000
 
 
 class Moments(NamedTuple):
@@ -30,7 +34,9 @@ class Moments(NamedTuple):
     scatter: Tensor
 
 
-def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -> Moments:
+def moments(
+    X: Rows, weights: Tensor | None = None, *, diagonal: bool = False, name: str = "X"
+) -> Moments:
     """Return total weight, mean and scatter of the rows of X.
 
     Parameters
@@ -40,6 +46,8 @@ def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -
         Rows of weight 0 (or False) are left out; by default every row has weight 1.
     diagonal : bool, default=False
         Sum only the squares: memory O(d) instead of O(d^2).
+    name : str, default="X"
+        What an error calls the rows.
 
     Returns
     -------
@@ -48,7 +56,7 @@ def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -
     Raises
     ------
     ValueError
-        If a row of a stream holds NaN or infinity.
+        If a row of a stream holds NaN or infinity, or the squares of rows overflow.
 
     Notes
     -----
@@ -85,7 +93,53 @@ def moments(X: Rows, weights: Tensor | None = None, *, diagonal: bool = False) -
         scatter += factor * (gap * gap if diagonal else torch.outer(gap, gap))
         mean += gap * (added / (total + added))
         total += added
+    if not bool(torch.isfinite(scatter).all()):
+        kind = str(working_dtype(X)).removeprefix("torch.")
+        raise ValueError(
+            f"{name} must hold numbers whose squares add up in {kind}, got a sum that overflows"
+        )
     return Moments(total, mean, scatter)
+
+
+def symmetric_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, ascending, and eigenvectors in columns.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (d, d), float64
+        Symmetric; the lower half is read.
+
+    Returns
+    -------
+    values : Tensor of shape (d,)
+    vectors : Tensor of shape (d, d)
+        On the device of `matrix`, like `values`.
+
+    Raises
+    ------
+    LinAlgError
+        If the iteration does not converge, as with NaN.
+
+    Notes
+    -----
+    Small matrices on the CPU are done by one BLAS thread. LAPACK goes through thousands of short
+    parallel sections, and at the end of each its threads spin for one that may not be running.
+    """
+    if not matrix.is_cpu:
+        values, vectors = torch.linalg.eigh(matrix)
+        return values, vectors
+    limit = 1 if len(matrix) < THREADED_EIGH_COLUMNS else None
+    with _thread_pools().limit(limits=limit, user_api="blas"):
+        found = np.linalg.eigh(matrix.numpy())
+    return torch.from_numpy(found.eigenvalues), torch.from_numpy(found.eigenvectors)
+
+
+@functools.cache
+def _thread_pools() -> Any:
+    # Kept: finding the libraries takes as long as the eigenvectors of 200 columns.
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
 
 
 def _chosen(block: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -103,4 +157,5 @@ def _gram(rows: Tensor) -> Tensor:
         return rows.T @ rows
     # numpy sees that the product is symmetric and computes half of it; torch does not.
     array = rows.numpy()
-    return torch.from_numpy(array.T @ array)
+    with np.errstate(over="ignore", invalid="ignore"):  # `moments` says so in its own words
+        return torch.from_numpy(array.T @ array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,6 +124,32 @@ def like_input(X: Rows, result: Tensor) -> Any:
 def to_numpy(values: Any) -> Any:
     """Return a tensor as an array in main memory, and anything else as it is."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+
+
+def label_array(y: Any) -> NDArray[Any]:
+    """Return labels as an array, where text and numbers of a list stay what they are."""
+    values = np.asarray(to_numpy(y))
+    if isinstance(y, (list, tuple)) and values.dtype.kind == "U":
+        objects = np.array(y, dtype=object)
+        if not all(isinstance(label, str) for label in objects.flat):
+            return objects
+    return values
+
+
+def is_missing(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which labels are None, NaN, or pandas' NA or NaT, in the shape of `labels`."""
+    if labels.dtype.kind == "f":
+        return np.asarray(np.isnan(labels))
+    if labels.dtype.kind != "O":
+        return np.zeros(labels.shape, dtype=bool)
+    # Only who has imported pandas can hold its NA, which does not even compare.
+    na = getattr(sys.modules.get("pandas"), "NA", None)
+    found = [label is None or label is na or _is_nan(label) for label in labels.flat]
+    return np.array(found, dtype=bool).reshape(labels.shape)
+
+
+def _is_nan(label: Any) -> bool:
+    return bool(label != label)  # noqa: PLR0124  # so it is for NaN and NaT alone
 
 
 def _from_numpy(block: NDArray[Any]) -> Tensor:

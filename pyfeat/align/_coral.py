@@ -62,7 +62,7 @@ class CORAL(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
 
     - `sample_domain`, skada's: positive is source, negative is target. Several of each are pooled.
     - `X_target`: then every row of X is source.
-    - masked labels: rows whose y is -1 (classes) or NaN (numbers) are target.
+    - masked labels: rows whose y is -1 (classes), NaN (numbers) or missing (text) are target.
 
     Rows to transform are target rows unless `sample_domain` says otherwise, so that `predict` of a
     pipeline leaves them alone. A head behind CORAL gets the masked rows as well; a `LogisticHead`
@@ -117,7 +117,8 @@ class CORAL(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
         X : array-like, Tensor or store view of shape (n, d)
         y : array-like or Tensor of shape (n,), optional
             Asked only for masked labels, and only without the other two.
-        sample_domain : array-like or Tensor of shape (n,), optional
+        sample_domain : int, array-like or Tensor of shape (n,), optional
+            Positive is source, negative is target; one number is that of every row.
         X_target : array-like, Tensor or store view of shape (m, d), optional
 
         Returns
@@ -143,7 +144,34 @@ class CORAL(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
     def fit_transform(
         self, X: Any, y: Any = None, *, sample_domain: Any = None, X_target: Any = None
     ) -> Any:
-        """Fit, and return X with its source rows mapped; see `fit` and `transform`."""
+        """Fit, and return X with its source rows mapped.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or store view of shape (n, d)
+        y : array-like or Tensor of shape (n,), optional
+        sample_domain : int, array-like or Tensor of shape (n,), optional
+        X_target : array-like, Tensor or store view of shape (m, d), optional
+            As in `fit`.
+
+        Returns
+        -------
+        X_aligned : ndarray, Tensor or store view of shape (n, d)
+            X itself, not copied, if no row is mapped.
+
+        Warns
+        -----
+        DomainWarning
+            If there is no source or no target row: nothing is mapped.
+
+        Raises
+        ------
+        ValueError
+            If X, `sample_domain` or `X_target` has another shape or holds NaN, or both of the
+            latter are given.
+        SpaceError
+            If X and `X_target` say that they come from different spaces.
+        """
         rows, is_source = self._fit(X, y, sample_domain, X_target)
         return self._mapped(rows, is_source)
 
@@ -153,7 +181,8 @@ class CORAL(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
         Parameters
         ----------
         X : array-like, Tensor or store view of shape (n, d)
-        sample_domain : array-like or Tensor of shape (n,), optional
+        sample_domain : int, array-like or Tensor of shape (n,), optional
+            Positive is source, negative is target; one number is that of every row.
             By default every row is target.
 
         Returns
@@ -229,7 +258,9 @@ class CORAL(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
             check_rows_space(self.space_, X_target, "X_target")
             target = check_rows(self, X_target, reset=False)
             is_source = np.ones(rows.shape[0], dtype=bool)
-            found = align_moments(moments(rows), moments(target), self.regularization)
+            found = align_moments(
+                moments(rows), moments(target, name="X_target"), self.regularization
+            )
         else:
             raise ValueError("X_target must be left out when sample_domain is given, got both")
         if found is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pyfeat._moments import Moments, moments
+from pyfeat._moments import Moments, moments, symmetric_eigh
 from pyfeat._tensors import check_plain_rows
 
 
@@ -48,7 +47,10 @@ def coral(X_source: Any, X_target: Any, *, regularization: float = 1.0) -> Coral
     Raises
     ------
     ValueError
-        If the rows have different widths or hold NaN, or `regularization` is negative.
+        If the rows have different widths, hold NaN or overflow when squared, or `regularization`
+        is negative or infinite.
+    TypeError
+        If `regularization` is not a number, or a tensor does not hold floating point numbers.
 
     Notes
     -----
@@ -76,7 +78,9 @@ def coral(X_source: Any, X_target: Any, *, regularization: float = 1.0) -> Coral
         raise ValueError(
             f"X_target must have {source.shape[1]} columns like X_source, got {target.shape[1]}"
         )
-    found = align_moments(moments(source), moments(target), regularization)
+    found = align_moments(
+        moments(source, name="X_source"), moments(target, name="X_target"), regularization
+    )
     if isinstance(source, Tensor):
         return CoralMap(*(torch.from_numpy(part).to(source.device) for part in found))
     return found
@@ -86,26 +90,27 @@ def align_moments(source: Moments, target: Moments, regularization: float) -> Co
     """Return the map and both means as arrays, from the moments of the rows."""
     whiten = _power(_covariance(source), regularization, -0.5)
     colour = _power(_covariance(target), regularization, 0.5)
-    return CoralMap(whiten @ colour, source.mean.cpu().numpy(), target.mean.cpu().numpy())
+    parts = (whiten @ colour.to(whiten.device), source.mean, target.mean)
+    return CoralMap(*(part.cpu().numpy() for part in parts))
 
 
-def _covariance(found: Moments) -> NDArray[np.float64]:
-    return found.scatter.cpu().numpy() / max(found.total - 1.0, 1.0)
+def _covariance(found: Moments) -> Tensor:
+    return found.scatter / max(found.total - 1.0, 1.0)
 
 
-def _power(
-    covariance: NDArray[np.float64], regularization: float, exponent: float
-) -> NDArray[np.float64]:
+def _power(covariance: Tensor, regularization: float, exponent: float) -> Tensor:
     """Return (covariance + regularization I)^exponent, 0 along directions without variance."""
-    values, vectors = np.linalg.eigh(covariance)
-    rounding = np.abs(values).max() * len(values) * np.finfo(np.float64).eps
+    values, vectors = symmetric_eigh(covariance)
+    rounding = float(values.abs().max()) * len(values) * torch.finfo(torch.float64).eps
     # Only a regularization of 0 leaves values that are nothing but rounding.
-    values = values.clip(min=0.0) + regularization
-    powers = np.where(values > rounding, values, np.inf if exponent < 0 else 0.0) ** exponent
-    result: NDArray[np.float64] = (vectors * powers) @ vectors.T
-    return result
+    values = values.clamp(min=0.0) + regularization
+    powers = torch.where(values > rounding, values**exponent, 0.0)
+    return (vectors * powers) @ vectors.T
 
 
-def check_regularization(value: float) -> None:
-    if not value >= 0.0:
-        raise ValueError(f"regularization must be at least 0, got {value!r}")
+def check_regularization(value: Any) -> None:
+    """Raise unless the value is a finite number from 0 up."""
+    if not isinstance(value, Real):
+        raise TypeError(f"regularization must be a number, got {value!r}")
+    if not 0.0 <= float(value) < float("inf"):
+        raise ValueError(f"regularization must be at least 0 and finite, got {value!r}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyfeat._tensors import to_numpy
+from pyfeat._tensors import is_missing, label_array, to_numpy
 
 MASKED_CLASS = -1
 
@@ -22,11 +22,13 @@ def source_rows(n: int, sample_domain: Any = None, y: Any = None) -> NDArray[np.
     ----------
     n : int
         Number of rows.
-    sample_domain : array-like or Tensor of shape (n,), optional
-        Integers: positive is a source domain, negative a target domain.
+    sample_domain : int, array-like or Tensor of shape (n,), optional
+        Integers: positive is a source domain, negative a target domain. One number is that of
+        every row.
     y : array-like or Tensor of shape (n,), optional
-        Asked only without `sample_domain`: target rows are those with a masked label, -1 among
-        classes or NaN among numbers.
+        Asked only without `sample_domain`: target rows are those with a masked label. Among
+        classes that is -1 and among numbers NaN; among objects, such as text, it is -1 and what
+        is missing (None, NaN, pandas' NA).
 
     Returns
     -------
@@ -51,7 +53,7 @@ def source_rows(n: int, sample_domain: Any = None, y: Any = None) -> NDArray[np.
         return positive
     if y is None:
         return None
-    labels = np.asarray(to_numpy(y))
+    labels = label_array(y)
     if len(labels) != n:
         raise ValueError(f"y must have {n} rows like X, got {len(labels)}")
     masked = np.asarray(_masked(labels).reshape(n, -1).all(axis=1))
@@ -59,6 +61,8 @@ def source_rows(n: int, sample_domain: Any = None, y: Any = None) -> NDArray[np.
 
 
 def _checked_domains(n: int, domains: NDArray[Any]) -> NDArray[Any]:
+    if domains.ndim == 0:
+        domains = np.full(n, domains)
     if domains.shape != (n,):
         raise ValueError(f"sample_domain must have shape ({n},), got {domains.shape}")
     if domains.dtype.kind not in "iuf" or (domains != np.trunc(domains)).any():
@@ -70,16 +74,11 @@ def _checked_domains(n: int, domains: NDArray[Any]) -> NDArray[Any]:
 
 
 def _masked(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    if labels.dtype.kind == "f":
-        missing = np.isnan(labels)
-        if missing.any() or (labels != np.trunc(labels)).any():
-            return np.asarray(missing)  # numbers to regress on: -1 is a value like any other
-    if labels.dtype.kind in "if":
-        return np.asarray(labels == MASKED_CLASS)
-    if labels.dtype.kind == "O":
-        return np.array([_is_masked(label) for label in labels.flat]).reshape(labels.shape)
-    return np.zeros(labels.shape, dtype=bool)
-
-
-def _is_masked(label: Any) -> bool:
-    return isinstance(label, (int, np.integer)) and label == MASKED_CLASS
+    missing = is_missing(labels)
+    if labels.dtype.kind == "f" and (missing.any() or (labels != np.trunc(labels)).any()):
+        return missing  # numbers to regress on: -1 is a value like any other
+    if labels.dtype.kind not in "ifO":
+        return missing
+    masked = missing.copy()
+    masked[~missing] = labels[~missing] == MASKED_CLASS
+    return masked

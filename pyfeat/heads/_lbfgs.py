@@ -17,6 +17,8 @@ SUFFICIENT_DECREASE = 0.1  # delta of [1]
 CURVATURE = 0.9  # sigma of [1]
 MAX_TRIALS = 20
 MAX_GROWTH = 5.0  # how far one trial step may go beyond the last
+# Steps without a smaller error before what is left is taken for rounding.
+STALLED_STEPS = 10
 
 
 class Minimum(NamedTuple):
@@ -29,7 +31,7 @@ class Minimum(NamedTuple):
     n_iter : int
         Steps taken.
     converged : bool
-        Whether the gradient became as small as asked for, or as small as rounding lets it be.
+        Whether the error became as small as asked for, or as small as rounding lets it be.
     """
 
     x: Tensor
@@ -52,7 +54,7 @@ def minimize(
     start: Tensor,
     *,
     precondition: Precondition,
-    gradient_size: Callable[[Tensor], float],
+    error: Callable[[Tensor, Tensor], float],
     tol: float,
     max_iter: int,
     noise: float,
@@ -69,10 +71,10 @@ def minimize(
     precondition : callable
         Takes a gradient and the hint of the newest x, returns the step that a rough inverse
         Hessian makes of it. Must be symmetric and positive definite where gradients lie.
-    gradient_size : callable
-        Takes a gradient, returns the number that `tol` bounds.
+    error : callable
+        Takes a gradient and the hint of its x, returns the number that `tol` bounds.
     tol : float
-        Stop when the gradient is this small.
+        Stop when the error is this small.
     max_iter : int
         Most steps to take.
     noise : float
@@ -88,6 +90,10 @@ def minimize(
     -----
     Two-loop recursion with H_0 = gamma P, gamma = s'y / y'Py of the newest pair [2]_.
 
+    A step that promises less than the rounding of the value may still lower the error, because
+    gradients carry more digits than values do. Only when ten such steps in a row do not, the best
+    point so far is returned as converged.
+
     References
     ----------
     .. [1] Hager, Zhang. A new conjugate gradient method with guaranteed descent and an efficient
@@ -95,22 +101,29 @@ def minimize(
     .. [2] Nocedal, Wright. Numerical Optimization, 2nd edition, algorithm 7.4.
     """
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
-    here = _Point(0.0, start, *objective(start), 0.0)
+    here = best = _Point(0.0, start, *objective(start), 0.0)
+    least, stalled = float("inf"), 0
     for n_iter in range(max_iter):
-        if gradient_size(here.gradient) <= tol:
+        size = error(here.gradient, here.hint)
+        if size <= tol:
             return Minimum(here.x, here.value, n_iter, True)
         direction = _direction(here, pairs, precondition)
         here = here._replace(step=0.0, slope=_dot(here.gradient, direction))
+        below_rounding = -here.slope <= noise * max(abs(here.value), 1.0)
+        stalled = stalled + 1 if below_rounding and size >= least else 0
+        if size < least:
+            least, best = size, here
+        if stalled == STALLED_STEPS:
+            return Minimum(best.x, best.value, n_iter, True)
         there = _line_search(objective, here, direction, noise)
         if there is None:
             # No step along a descent direction lowers the value: what is left is rounding.
-            settled = -here.slope <= noise * max(abs(here.value), 1.0)
-            return Minimum(here.x, here.value, n_iter, settled)
+            return Minimum(here.x, here.value, n_iter, below_rounding)
         s, y = there.x - here.x, there.gradient - here.gradient
         if (sy := _dot(s, y)) > 0.0:
             pairs.append((s, y, 1.0 / sy))
         here = there
-    converged = gradient_size(here.gradient) <= tol
+    converged = error(here.gradient, here.hint) <= tol
     return Minimum(here.x, here.value, max_iter, converged)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,30 +13,20 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import accuracy_score
-from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyfeat._estimator_file import load_estimator, save_estimator
-from pyfeat._identity import Space, check_rows_space, space_of
-from pyfeat._tensors import (
-    Rows,
-    block_rows,
-    check_rows,
-    device_of,
-    like_input,
-    tensor_blocks,
-    to_numpy,
-    working_dtype,
-)
+from pyfeat._identity import Space, space_of
+from pyfeat._tensors import Rows, check_rows, device_of, to_numpy, working_dtype
+from pyfeat.heads._check import check_labels, check_positive
 from pyfeat.heads._lbfgs import Minimum
+from pyfeat.heads._linear import LinearScores
 from pyfeat.heads._softmax import Problem, solve
-from pyfeat.heads._weights import check_sample_weight, class_weight_of_rows
+from pyfeat.heads._weights import check_sample_weight, class_weight_of_rows, total_weight
 
 
-class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LogisticHead(LinearScores, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Multinomial logistic regression with an L2 penalty.
 
     Minimises the objective of `sklearn.linear_model.LogisticRegression`: the same C gives the same
@@ -51,14 +42,14 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         same total.
     fit_intercept : bool, default=True
         Learn one number per class that is not penalised.
-    max_iter : int, default=200
+    max_iter : int, default=500
         Most steps of L-BFGS; each costs about one pass over the rows.
-    tol : float, default=1e-6
-        Stop when no entry of the gradient of the mean loss exceeds this, columns counted in units
-        of their standard deviation.
+    tol : float, default=1e-4
+        Stop when the next Newton step would move the scores by at most this; see Notes.
     masked_label : int, str or bool, optional
-        Rows with this label are left out of `fit`. -1 is what target rows are masked with behind
-        `pyfeat.align.CORAL`. By default every label is a class.
+        Rows with this label, or a missing one (None, NaN, pandas' NA), are left out of `fit`, among
+        text as among numbers. -1 is what target rows are masked with behind `pyfeat.align.CORAL`.
+        By default every label is a class.
 
     Attributes
     ----------
@@ -81,6 +72,12 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ones, need no scaler; the penalty stays on `coef_` as returned. Products run in float32 (float64
     for float64 rows), sums over blocks and the parameters in float64. Memory beyond X: one block of
     rows, 22 times the parameters, and (d, d) where that pays.
+
+    `tol` bounds the root mean square over the rows of the change of a class's score, in the step
+    that the guess of the Hessian (class blocks h Cov + I / (C n), h the mean of p (1 - p)) makes of
+    the gradient. An error of the scores moves a probability by at most a quarter of it. Unlike the
+    gradient itself this means the same at every C, and it is all the same for columns in other
+    units. float32 rows stop earlier where rounding leaves nothing to gain.
 
     Arrays give arrays, tensors give tensors on their device. Classes that are text come back as an
     array in any case.
@@ -113,8 +110,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C: float = 1.0,
         class_weight: Mapping[Any, float] | str | None = None,
         fit_intercept: bool = True,
-        max_iter: int = 200,
-        tol: float = 1e-6,
+        max_iter: int = 500,
+        tol: float = 1e-4,
         masked_label: int | str | bool | None = None,
     ) -> None:
         self.C = C
@@ -142,24 +139,30 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If a parameter is out of range, X or y have another shape or hold NaN, or y holds fewer
-            than two classes.
+            If a parameter is out of range, X or y have another shape or hold NaN, the squares of X
+            overflow, y holds fewer than two classes, or weights are negative, not finite or all 0.
+        TypeError
+            If a parameter is not a number, or a tensor does not hold floating point numbers.
         """
-        self._check_parameters()
+        check_positive("C", self.C)
+        check_positive("tol", self.tol)
+        check_positive("max_iter", self.max_iter, Integral)
         rows = check_rows(self, X, reset=True)
-        labels = self._check_labels(y, rows)
-        weights = check_sample_weight(to_numpy(sample_weight), len(labels))
-        kept = self._kept(labels)
+        labels, kept = check_labels(y, rows, self.masked_label)
+        weights = check_sample_weight(to_numpy(sample_weight), len(kept))
         weights[~kept] = 0.0
-        self.classes_ = np.unique(labels[kept])
+        self.classes_, known = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y must hold at least 2 classes, got {len(self.classes_)} class: "
                 f"{self.classes_.tolist()}"
             )
         # The code of a masked row is arbitrary: its weight is 0.
-        codes = np.searchsorted(self.classes_, labels).clip(max=len(self.classes_) - 1)
-        weights *= class_weight_of_rows(self.class_weight, self.classes_, codes, weights)
+        codes = np.zeros(len(kept), dtype=np.int64)
+        codes[kept] = known
+        by_class = class_weight_of_rows(self.class_weight, self.classes_, codes, weights)
+        with np.errstate(over="ignore"):  # `total_weight` refuses it
+            weights *= by_class
         found = self._minimise(rows, codes, weights)
         theta = found.x.to(working_dtype(rows)).cpu().numpy()
         self.coef_ = np.ascontiguousarray(theta[:, :-1])
@@ -167,55 +170,6 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_ = np.array([found.n_iter], dtype=np.int32)
         self.space_ = space_of(X)
         return self
-
-    def decision_function(self, X: Any) -> Any:
-        """Return X coef^T + intercept.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or store view of shape (n, d)
-
-        Returns
-        -------
-        scores : ndarray or Tensor of shape (n, k), or (n,) for two classes
-            float32, or float64 if X is.
-
-        Raises
-        ------
-        ValueError
-            If X has other columns than the fitted rows, or holds NaN.
-        SpaceError
-            If X says that it comes from another space than the fitted rows.
-        """
-        rows = self._check_fitted(X)
-        scores = self._scores(rows, lambda z: z)
-        return like_input(rows, scores[:, 0] if len(self.classes_) == 2 else scores)
-
-    def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each class, shape (n, k); see `decision_function`."""
-        rows = self._check_fitted(X)
-        return like_input(rows, self._scores(rows, _log_probabilities).exp_())
-
-    def predict_log_proba(self, X: Any) -> Any:
-        """Return the logarithm of `predict_proba`, without its underflow."""
-        rows = self._check_fitted(X)
-        return like_input(rows, self._scores(rows, _log_probabilities))
-
-    def predict(self, X: Any) -> Any:
-        """Return the most probable class of each row, shape (n,); see `decision_function`.
-
-        A tensor gives a tensor if the classes are numbers or bools, and an array if they are text.
-        """
-        rows = self._check_fitted(X)
-        codes = self._scores(rows, _winner)[:, 0]
-        if isinstance(rows, Tensor) and self.classes_.dtype.kind in "biuf":
-            return torch.from_numpy(self.classes_).to(rows.device)[codes]
-        return self.classes_[codes.cpu().numpy()]
-
-    def score(self, X: Any, y: Any, sample_weight: ArrayLike | Tensor | None = None) -> float:
-        """Return the share (or weight) of rows that `predict` gets right."""
-        predicted = to_numpy(self.predict(X))
-        return float(accuracy_score(to_numpy(y), predicted, sample_weight=to_numpy(sample_weight)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was learned, the parameters and the space to one safetensors file.
@@ -269,32 +223,11 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head.n_iter_ = arrays["n_iter"]
         return head
 
-    def _check_parameters(self) -> None:
-        for name in ("C", "tol", "max_iter"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value!r}")
-
-    def _check_labels(self, y: Any, rows: Rows) -> NDArray[Any]:
-        if y is None:
-            raise ValueError("LogisticHead requires y to be passed, but the target y is None")
-        labels: NDArray[Any] = column_or_1d(to_numpy(y), warn=True)
-        check_consistent_length(rows, labels)
-        assert_all_finite(labels, input_name="y")
-        check_classification_targets(labels)
-        return labels
-
-    def _kept(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        if self.masked_label is None:
-            return np.ones(len(labels), dtype=bool)
-        # As objects, numbers and text compare without a fuss.
-        return np.asarray(labels.astype(object) != self.masked_label, dtype=bool)
-
     def _minimise(self, rows: Rows, codes: NDArray[Any], weights: NDArray[Any]) -> Minimum:
-        device, total = device_of(rows), float(weights.sum())
+        device, total = device_of(rows), total_weight(weights)
         problem = Problem(
             X=rows,
-            labels=torch.from_numpy(codes.astype(np.int64)).to(device),
+            labels=torch.from_numpy(codes).to(device),
             weights=torch.from_numpy(weights / total).to(device, working_dtype(rows)),
             outputs=1 if len(self.classes_) == 2 else len(self.classes_),
             l2=1.0 / (self.C * total),
@@ -309,30 +242,3 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
         return found
-
-    def _check_fitted(self, X: Any) -> Rows:
-        check_is_fitted(self)
-        check_rows_space(self.space_, X, "X")
-        return check_rows(self, X, reset=False)
-
-    def _scores(self, rows: Rows, finish: Callable[[Tensor], Tensor]) -> Tensor:
-        device, dtype = device_of(rows), working_dtype(rows)
-        weight = torch.from_numpy(self.coef_).to(device, dtype).T
-        bias = torch.from_numpy(self.intercept_).to(device, dtype)
-        out = None
-        for positions, block in tensor_blocks(rows, block_rows(rows)):
-            part = finish(torch.addmm(bias, block, weight))
-            if out is None:
-                out = part.new_empty((rows.shape[0], part.shape[1]))
-            out[positions] = part
-        return out  # type: ignore[return-value]  # check_rows refuses empty X
-
-
-def _log_probabilities(z: Tensor) -> Tensor:
-    if z.shape[1] == 1:
-        return torch.nn.functional.logsigmoid(torch.cat([-z, z], dim=1))
-    return torch.log_softmax(z, dim=1)
-
-
-def _winner(z: Tensor) -> Tensor:
-    return (z > 0).long() if z.shape[1] == 1 else z.argmax(dim=1, keepdim=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyfeat._moments import moments
+from pyfeat._moments import moments, symmetric_eigh
 from pyfeat._tensors import Rows, block_rows, device_of, tensor_blocks, working_dtype
 from pyfeat.heads._lbfgs import Minimum, Objective, minimize
 
@@ -16,6 +16,8 @@ SAMPLED_ROWS_PER_COLUMN = 8
 SAMPLED_ROWS_AT_LEAST = 4096
 # Eigenvectors cost about d^3 and save dozens of passes over n * d * outputs numbers.
 FULL_CURVATURE_RATIO = 20
+# So few columns that their eigenvectors cost next to nothing.
+FULL_CURVATURE_COLUMNS = 512
 # A class without weight still needs a finite first intercept.
 SMALLEST_SHARE = 1e-6
 # Where every row is certain, the guess must stay invertible.
@@ -52,21 +54,16 @@ def solve(problem: Problem, *, tol: float, max_iter: int) -> Minimum:
     ----------
     problem : Problem
     tol : float
-        Stop when no entry of the gradient exceeds it, columns in units of their spread.
+        Stop when `Curvature.score_change` is at most this.
     max_iter : int
     """
     d = problem.X.shape[1]
     guess = curvature(problem)
-
-    def largest_entry(gradient: Tensor) -> float:
-        weight, intercept = gradient[:, :d] / guess.scale, gradient[:, d]
-        return float(torch.maximum(weight.abs().amax(), intercept.abs().amax()))
-
     found = minimize(
         objective(problem, guess.centre),
         _start(problem),
         precondition=guess.apply_inverse,
-        gradient_size=largest_entry,
+        error=guess.score_change,
         tol=tol,
         max_iter=max_iter,
         noise=torch.finfo(working_dtype(problem.X)).eps,
@@ -180,8 +177,6 @@ class Curvature(NamedTuple):
     ----------
     centre : Tensor of shape (d,)
         Mean of the rows, or 0 when there is no intercept to take it up.
-    scale : Tensor of shape (d,)
-        Spread of each column, 1 where a column is constant.
     spectrum : Tensor of shape (d,)
         Eigenvalues of Cov, or its diagonal.
     basis : Tensor of shape (d, d) or None
@@ -190,7 +185,6 @@ class Curvature(NamedTuple):
     """
 
     centre: Tensor
-    scale: Tensor
     spectrum: Tensor
     basis: Tensor | None
     l2: float
@@ -204,14 +198,30 @@ class Curvature(NamedTuple):
         spread : Tensor of shape (outputs,)
             h, the mean of p_c (1 - p_c) over the rows.
         """
+        step = self._step(gradient, spread)
+        if self.basis is None:
+            return step
+        return torch.cat([step[:, :-1] @ self.basis.T, step[:, -1:]], dim=1)
+
+    def score_change(self, gradient: Tensor, spread: Tensor) -> float:
+        """Return by how much the step of `apply_inverse` moves the scores of a row.
+
+        Notes
+        -----
+        The largest root mean square over the rows that an output has:
+        max_c sqrt(dw_c^T Cov dw_c + db_c^2).
+        """
+        step = self._step(gradient, spread)
+        squares = (self.spectrum * step[:, :-1].square()).sum(dim=1) + step[:, -1].square()
+        return float(squares.amax().sqrt())
+
+    def _step(self, gradient: Tensor, spread: Tensor) -> Tensor:
+        """Return the step in the coordinates of the basis."""
         h = spread[:, None].clamp(min=SMALLEST_SPREAD)
         weight, intercept = gradient[:, :-1], gradient[:, -1:]
-        inverse = 1.0 / (h * self.spectrum + self.l2)
-        if self.basis is None:
-            weight = weight * inverse
-        else:
-            weight = ((weight @ self.basis) * inverse) @ self.basis.T
-        step = torch.cat([weight, intercept / h], dim=1)
+        if self.basis is not None:
+            weight = weight @ self.basis
+        step = torch.cat([weight / (h * self.spectrum + self.l2), intercept / h], dim=1)
         # Adding one vector to every class changes no probability: such steps are left out.
         return step if len(step) == 1 else step - step.mean(dim=0)
 
@@ -226,20 +236,17 @@ def curvature(problem: Problem) -> Curvature:
     saves, Cov is cut down to its diagonal.
     """
     n, d = problem.X.shape
-    full = d * d <= FULL_CURVATURE_RATIO * n * problem.outputs
+    full = d <= FULL_CURVATURE_COLUMNS or d * d <= FULL_CURVATURE_RATIO * n * problem.outputs
     found = moments(problem.X, _sampled(problem.weights, d), diagonal=not full)
     mean, second = found.mean, found.scatter / found.total
     if not problem.fit_intercept:
         second = second + (torch.outer(mean, mean) if full else mean * mean)
         mean = torch.zeros_like(mean)
-    variance = second.diagonal() if full else second
-    rounding = (torch.finfo(working_dtype(problem.X)).eps * found.mean).square()
-    scale = torch.where(variance <= rounding, 1.0, variance.sqrt())
-    spectrum, basis = torch.linalg.eigh(second) if full else (variance, None)
+    spectrum, basis = symmetric_eigh(second) if full else (second, None)
     # Directions without spread have no gradient either: they only must not divide by 0.
     least = float(spectrum.amax()) * torch.finfo(torch.float64).eps * d
     spectrum = spectrum.clamp(min=max(least, torch.finfo(torch.float64).tiny))
-    return Curvature(mean, scale, spectrum, basis, problem.l2)
+    return Curvature(mean, spectrum, basis, problem.l2)
 
 
 def _sampled(weights: Tensor, d: int) -> Tensor:

@@ -51,7 +51,8 @@ def class_weight_of_rows(
     Raises
     ------
     ValueError
-        If `class_weight` is another word, or names a class that is not there.
+        If `class_weight` is another word, names a class that is not there, or gives a weight that
+        is negative or not finite.
     """
     if class_weight is None:
         return np.ones(len(codes))
@@ -62,7 +63,27 @@ def class_weight_of_rows(
         )
     elif isinstance(class_weight, Mapping):
         of_class = compute_class_weight(dict(class_weight), classes=classes, y=classes)
+        if not np.isfinite(of_class).all() or of_class.min() < 0.0:
+            raise ValueError(
+                f"class_weight must hold finite numbers from 0 up, got {dict(class_weight)}"
+            )
     else:
         raise ValueError(f'class_weight must be a dict or "balanced", got {class_weight!r}')
     by_row: NDArray[np.float64] = np.asarray(of_class, dtype=np.float64)[codes]
     return by_row
+
+
+def total_weight(weights: NDArray[np.float64]) -> float:
+    """Return the sum of the weights of the rows.
+
+    Raises
+    ------
+    ValueError
+        If it is 0 or overflows.
+    """
+    with np.errstate(over="ignore"):
+        total = float(weights.sum())
+    if not 0.0 < total < float("inf"):
+        rule = "add up to a positive, finite number over the labelled rows"
+        raise ValueError(f"sample_weight times class_weight must {rule}, got {total}")
+    return total

@@ -116,8 +116,27 @@ def test_other_widths_are_refused(rng):
 
 
 def test_a_negative_regularization_is_refused():
-    with pytest.raises(ValueError, match="regularization must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="regularization must be at least 0 and finite, got -1"):
         coral(np.ones((4, 3)), np.ones((4, 3)), regularization=-1)
+
+
+def test_an_infinite_regularization_is_refused(rng):
+    # Bug: the map was full of NaN.
+    X, domain = stacked(*two_domains(rng))
+    with pytest.raises(ValueError, match="regularization must be at least 0 and finite, got inf"):
+        CORAL(regularization=np.inf).fit(X, sample_domain=domain)
+
+
+def test_a_regularization_that_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="regularization must be a number, got None"):
+        coral(np.ones((4, 3)), np.ones((4, 3)), regularization=None)
+
+
+def test_rows_too_large_to_square_are_refused(rng):
+    # Bug: a LinAlgError of the eigenvectors.
+    source, target = two_domains(rng)
+    with pytest.raises(ValueError, match="X_target must hold numbers whose squares add up in"):
+        coral(source, target * 1e200)
 
 
 # --- which rows are mapped -------------------------------------------------------------------
@@ -147,6 +166,14 @@ def test_new_source_rows_are_mapped_when_they_say_so(rng):
     aligner = CORAL().fit(X, sample_domain=domain)
     mapped = aligner.transform(X[:7], sample_domain=np.ones(7, int))
     np.testing.assert_allclose(mapped, X[:7] @ aligner.map_, atol=1e3 * EPS)
+
+
+def test_one_domain_is_that_of_every_row(rng):
+    # Bug: a ValueError about shape ().
+    source, target = two_domains(rng)
+    aligner = CORAL().fit(source, X_target=target)
+    mapped = aligner.transform(source, sample_domain=1)
+    np.testing.assert_allclose(mapped, source @ aligner.map_, atol=1e3 * EPS)
 
 
 def test_several_sources_and_targets_are_pooled(rng):

@@ -29,6 +29,33 @@ def test_minus_one_masks_among_objects():
     assert source_rows(2, y=np.array(["cat", -1], dtype=object)).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("mask", [-1, None, float("nan"), np.float32("nan")])
+def test_missing_text_is_masked(mask):
+    # Bug: None and NaN among text were classes like any other.
+    y = np.array(["cat", mask], dtype=object)
+    assert source_rows(2, y=y).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", ["string", "Int64", "category"])
+def test_what_pandas_calls_missing_is_masked(dtype):
+    pd = pytest.importorskip("pandas")
+    y = pd.Series([1, 2, None], dtype="Int64").astype(dtype)
+    assert source_rows(3, y=y).tolist() == [True, True, False]
+
+
+def test_minus_one_masks_text_in_a_list():
+    # Bug: numpy makes the number the text "-1", which is a class.
+    assert source_rows(2, y=["cat", -1]).tolist() == [True, False]
+
+
+def test_the_text_minus_one_is_a_class():
+    assert source_rows(2, y=["cat", "-1"]) is None
+
+
+def test_one_domain_is_that_of_every_row():
+    assert source_rows(2, 1).tolist() == [True, True]
+
+
 def test_nan_masks_a_number():
     assert source_rows(3, y=np.array([0.5, np.nan, -1.0])).tolist() == [True, False, True]
 

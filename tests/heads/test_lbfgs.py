@@ -15,7 +15,7 @@ def run(objective, start, *, precondition=lambda g, _: g, tol=1e-9, max_iter=500
         lambda x: (*objective(x), x),
         torch.tensor(start, dtype=torch.float64),
         precondition=precondition,
-        gradient_size=lambda g: float(g.abs().max()),
+        error=lambda g, _: float(g.abs().max()),
         tol=tol,
         max_iter=max_iter,
         noise=EPS,

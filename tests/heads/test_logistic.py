@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pyfeat._identity import Space
+from pyfeat.align import CORAL
 from pyfeat.errors import SpaceError
 from pyfeat.heads import LogisticHead
 from tests.rows_on_disk import RowsOnDisk
@@ -64,7 +65,7 @@ def test_probabilities_are_those_of_scikit_learn(rng, dtype, k, C):
 def test_a_tight_tolerance_reaches_the_optimum(rng, k):
     X, y = blobs(rng, 400, 9, k)
     head = LogisticHead(tol=1e-12).fit(X, y)
-    # The gradient is at most tol, and the Hessian at least l2 = 1 / n.
+    # Theirs stops at a gradient of 1e-10, and the Hessian is at least l2 = 1 / n.
     assert np.abs(head.coef_ - optimum(X, y).coef_).max() < 400 * 1e-8
 
 
@@ -137,8 +138,28 @@ def test_more_columns_than_rows(rng):
     assert gap(X, LogisticHead().fit(X, y), optimum(X, y)) < AGREEMENT
 
 
+@pytest.mark.parametrize("k", [2, 5])
+@pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
+def test_new_rows_get_the_probabilities_of_the_optimum(rng, C, k):
+    # Bug: fits stopped at a gradient of fixed size. The error it leaves grows with C n, and rows
+    # that were not fitted on saw it: 0.2 at C = 100.
+    X, y = blobs(rng, 2100, 128, k)
+    ours, theirs = LogisticHead(C=C).fit(X[:100], y[:100]), optimum(X[:100], y[:100], C=C)
+    assert gap(X[100:], ours, theirs) < AGREEMENT
+
+
+def test_columns_that_fade_away_take_few_steps(rng):
+    # Bug: with few rows the guess of the curvature was its diagonal, whatever that saved, and
+    # columns of falling variance took more steps than max_iter allows.
+    X, y = blobs(rng, 200, 256, 5)
+    X = X * np.arange(1, 257) ** -1.0 @ np.linalg.qr(rng.standard_normal((256, 256)))[0]
+    theirs = LogisticRegression(max_iter=5000).fit(X, y)
+    assert LogisticHead().fit(X, y).n_iter_[0] < theirs.n_iter_[0] / 2
+
+
 @pytest.mark.parametrize("ratio", [0, 10**6])
 def test_both_guesses_of_the_curvature_lead_to_the_same_place(rng, monkeypatch, ratio):
+    monkeypatch.setattr("pyfeat.heads._softmax.FULL_CURVATURE_COLUMNS", 0)
     monkeypatch.setattr("pyfeat.heads._softmax.FULL_CURVATURE_RATIO", ratio)
     X, y = blobs(rng, 400, 12, 4)
     assert gap(X, LogisticHead().fit(X, y), optimum(X, y)) < AGREEMENT
@@ -175,6 +196,39 @@ def test_masked_rows_are_left_out(rng):
     masked = np.where(np.arange(300) < 100, -1, y)
     head = LogisticHead(masked_label=-1).fit(X, masked)
     assert gap(X, head, optimum(X[100:], y[100:])) < AGREEMENT
+
+
+@pytest.mark.parametrize("mask", [-1, None, np.nan])
+def test_masked_rows_among_text_are_left_out(rng, mask):
+    # Bug: a TypeError, because classes were looked up among text and numbers mixed.
+    X, y = blobs(rng, 300, 5, 3)
+    names = np.array(["a", "b", "c"], dtype=object)[y]
+    names[:100] = mask
+    head = LogisticHead(masked_label=-1).fit(X, names)
+    assert head.classes_.tolist() == ["a", "b", "c"]
+    assert gap(X, head, optimum(X[100:], y[100:])) < AGREEMENT
+
+
+def test_numbers_that_only_the_mask_made_objects_are_numbers(rng):
+    X, y = blobs(rng, 100, 5, 3)
+    labels = y.astype(object)
+    labels[:30] = None
+    head = LogisticHead(masked_label=-1).fit(X, labels)
+    np.testing.assert_array_equal(head.predict(X), LogisticHead().fit(X[30:], y[30:]).predict(X))
+
+
+def test_text_labels_behind_coral(rng):
+    # Bug: a TypeError, '<' not supported between 'int' and 'str'.
+    X, y = blobs(rng, 300, 5, 3)
+    names = [["a", "b", "c"][label] if row < 200 else -1 for row, label in enumerate(y)]
+    pipe = make_pipeline(CORAL(), LogisticHead(masked_label=-1)).fit(X, names)
+    mapped = X[:200] @ pipe[0].map_
+    assert gap(X, pipe[1], optimum(mapped, y[:200])) < AGREEMENT
+
+
+def test_missing_labels_are_refused_without_a_mask(rng):
+    with pytest.raises(ValueError, match="NaN"):
+        LogisticHead().fit(np.eye(3), [0.0, 1.0, np.nan])
 
 
 def test_minus_one_is_a_class_by_default(rng):
@@ -361,6 +415,43 @@ def test_parameters_must_be_positive(name):
         LogisticHead(**{name: -1}).fit(np.eye(2), [0, 1])
 
 
+@pytest.mark.parametrize("value", [None, "a"])
+@pytest.mark.parametrize("name", ["C", "tol"])
+def test_parameters_must_be_numbers(name, value):
+    # Bug: a TypeError of the comparison, which names nothing.
+    with pytest.raises(TypeError, match=f"{name} must be a number, got {value!r}"):
+        LogisticHead(**{name: value}).fit(np.eye(2), [0, 1])
+
+
+def test_a_fraction_of_a_step_is_refused():
+    # Bug: an error of range(), deep inside.
+    with pytest.raises(TypeError, match=r"max_iter must be an integer, got 1\.5"):
+        LogisticHead(max_iter=1.5).fit(np.eye(2), [0, 1])
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_bad_class_weights_are_refused(weight):
+    # Bug: a LinAlgError of the eigenvectors.
+    with pytest.raises(ValueError, match="class_weight must hold finite numbers from 0 up, got"):
+        LogisticHead(class_weight={0: weight, 1: 2}).fit(np.eye(2), [0, 1])
+
+
+@pytest.mark.parametrize(("class_weight", "total"), [(0.0, "0.0"), (1e308, "inf")])
+def test_weights_that_add_up_to_nothing_usable_are_refused(class_weight, total):
+    # Bug: a ZeroDivisionError, or NaN.
+    head = LogisticHead(class_weight={0: class_weight, 1: class_weight})
+    with pytest.raises(ValueError, match=f"must add up to a positive, finite .* got {total}"):
+        head.fit(np.eye(2), [0, 1], sample_weight=[9.0, 9.0])
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("float32", 1e30), ("float64", 1e200)])
+def test_rows_too_large_to_square_are_refused(rng, dtype, factor):
+    # Bug: a LinAlgError of the eigenvectors.
+    X, y = blobs(rng, 50, 4, 2)
+    with pytest.raises(ValueError, match=f"X must hold numbers whose squares add up in {dtype}"):
+        LogisticHead().fit((X * factor).astype(dtype), y)
+
+
 def test_an_unknown_word_for_class_weight_is_refused():
     with pytest.raises(ValueError, match="class_weight must be a dict or \"balanced\", got 'even'"):
         LogisticHead(class_weight="even").fit(np.eye(2), [0, 1])
@@ -374,7 +465,7 @@ def test_bad_sample_weights_are_refused(weight):
 
 def test_running_out_of_steps_is_said(rng):
     X, y = blobs(rng, 200, 5, 3)
-    with pytest.warns(ConvergenceWarning, match="did not converge to tol=1e-06 in 1 steps"):
+    with pytest.warns(ConvergenceWarning, match="did not converge to tol=0.0001 in 1 steps"):
         LogisticHead(max_iter=1).fit(X, y)
 
 
@@ -384,6 +475,14 @@ def test_float32_rows_converge_without_a_warning(rng):
         warnings.simplefilter("error")
         head = LogisticHead(tol=1e-7).fit(X.astype(np.float32), y)
     assert head.n_iter_[0] < head.max_iter
+
+
+def test_float32_rows_stop_where_rounding_leaves_nothing_to_gain(rng):
+    # Bug: with a tolerance below the rounding of float32, steps went on to max_iter = 2000.
+    X, y = blobs(rng, 400, 60, 3)
+    head = LogisticHead(tol=1e-12, C=0.01, max_iter=2000).fit(X.astype(np.float32), y)
+    assert head.n_iter_[0] < 100
+    assert gap(X, head, optimum(X, y, C=0.01)) < AGREEMENT
 
 
 def test_a_pipeline_can_be_cloned_and_fitted(rng):

@@ -110,3 +110,21 @@ def test_steps_leave_the_sum_over_classes_alone(rng):
     gradient = random_theta(rng, p)
     step = curvature(p).apply_inverse(gradient, torch.full((4,), 0.2, dtype=torch.float64))
     assert step.sum(dim=0).abs().max() < 1e2 * np.finfo(float).eps
+
+
+@pytest.mark.parametrize("columns", [0, 512], ids=["diagonal", "full"])
+def test_score_change_is_what_the_step_does_to_the_rows(rng, monkeypatch, columns):
+    monkeypatch.setattr("pyfeat.heads._softmax.FULL_CURVATURE_COLUMNS", columns)
+    monkeypatch.setattr("pyfeat.heads._softmax.FULL_CURVATURE_RATIO", 0)
+    p = problem(rng, 4)
+    # Columns without correlation: the diagonal is then all there is.
+    X = np.linalg.qr(p.X - p.X.mean(axis=0))[0] * np.array([1.0, 3.0, 10.0, 30.0])
+    p = p._replace(X=X + 2.0, weights=torch.full_like(p.weights, 1 / 60))
+    guess, spread = curvature(p), torch.full((4,), 0.2, dtype=torch.float64)
+    gradient = random_theta(rng, p)
+    step = guess.apply_inverse(gradient, spread)
+    scores = torch.from_numpy(X) @ step[:, :-1].T + step[:, -1]
+    expected = float(scores.square().mean(dim=0).sqrt().max())
+    assert guess.score_change(gradient, spread) == pytest.approx(
+        expected, rel=1e3 * np.finfo(float).eps
+    )
