@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?=
-CPP := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 2>/dev/null)
+CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 
 .PHONY: help quickstart test test-slow check lint types symbols build bench clean
 
@@ -15,7 +15,7 @@ help:
 	@echo "make bench                     every benchmark; results go to benchmarks/results/"
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.quickstart: pyproject.toml CMakeLists.txt $(CPP) | $(BIN)/python
@@ -29,7 +29,7 @@ $(VENV)/.dev: pyproject.toml CMakeLists.txt $(CPP) | $(BIN)/python
 build: $(VENV)/.dev
 
 quickstart: $(VENV)/.quickstart
-	$(BIN)/pyfeat quickstart $(DATA)
+	$(BIN)/pyfeat quickstart $(if $(DATA),"$(DATA)")
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
