@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,35 @@ def test_number_is_no_input(backbone: SmallBackbone) -> None:
 def test_item_of_another_type_is_named(backbone: SmallBackbone, photos: list[str]) -> None:
     with pytest.raises(InputError, match=r"X\[1\]: must be a path, bytes, .* got float"):
         extractor(backbone).transform([photos[0], 3.0])
+
+
+# --- threads ----------------------------------------------------------------------------------
+
+
+NEXT_BATCH_WAS_READ = threading.Event()
+
+
+class Watched:
+    """An image that says when it is read."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        NEXT_BATCH_WAS_READ.set()
+        return np.zeros((40, 40, 3), np.uint8)
+
+
+class WaitsForNextBatch(SmallBackbone):
+    """Goes on with a batch only when an image of the next one was read meanwhile."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 4:  # one image at a time is what loading tries it on
+            assert NEXT_BATCH_WAS_READ.wait(timeout=30)
+        return super().forward(x)
+
+
+def test_images_are_read_while_the_backbone_works(rng: np.random.Generator) -> None:
+    first = list(rng.integers(0, 256, (4, 40, 50, 3), dtype=np.uint8))
+    fx = extractor(WaitsForNextBatch(), batch_size=4)
+    assert fx.transform([*first, Watched(), Watched()]).shape == (6, 8)
 
 
 # --- batch size -------------------------------------------------------------------------------
