@@ -212,6 +212,8 @@ def test_help_does_not_load_torch() -> None:
 def test_interrupt_keeps_rows_and_says_so(class_folders: Path, tmp_path: Path) -> None:
     code = (
         "import sys, os, signal\n"
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pyfeat.backbones import Backbone\n"
         "call = Backbone.__call__\n"
         "def interrupted(self, batch):\n"
