@@ -24,6 +24,8 @@ ITEMS = ".items.jsonl"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"
 TAIL_HEADER_BYTES = 64
+# A hidden tail this old was left behind: its writer gives it its name within microseconds.
+ABANDONED_SECONDS = 60
 
 SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16"}
 
@@ -31,9 +33,10 @@ SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16"}
 def new_id(token: str | None = None) -> str:
     """Return a name for a new file. Names sort by the time they were made.
 
-    A segment carries the token of the tail it was sealed from.
+    A segment carries the token of the tail it was sealed from: 64 random bits, because a tail whose
+    token a segment has is taken for sealed.
     """
-    return f"{time.time_ns():016x}-{token or secrets.token_hex(4)}"
+    return f"{time.time_ns():016x}-{token or secrets.token_hex(8)}"
 
 
 def token_of(name: str) -> str:

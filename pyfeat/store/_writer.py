@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,15 @@ class Writer:
             if tail is not None:
                 self._recover_one(path, tail)
         for path in layout.files(self._folder, layout.TAIL + layout.TEMPORARY):
-            try:
+            self._discard(path)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a hidden tail of a writer that died before it had put a row."""
+        try:
+            if time.time() - path.stat().st_mtime > layout.ABANDONED_SECONDS:
                 Tail.discard(os.fsencode(path))
-            except StoreError as error:
-                _pass_if_gone(error)
+        except OSError as error:
+            _pass_if_gone(error)
 
     def _adopt(self, path: Path) -> Tail | None:
         try:
@@ -142,7 +148,7 @@ class Writer:
         seal(tail, target, dtype, self._space.dim, self._space.fingerprint, aside)
 
 
-def _pass_if_gone(error: StoreError) -> None:
+def _pass_if_gone(error: OSError) -> None:
     # Sealed by its writer, or recovered by somebody else, just now.
     if error.errno != errno.ENOENT:
         raise error
