@@ -116,6 +116,7 @@ void bind_tail(py::module_& m) {
            })
       .def_static("discard", &Tail::discard, py::arg("path"))
       .def("remove", [](const Tail& t) { remove_file(t.path()); })
+      .def("sync_folder", [](const Tail& t) { sync_folder_of(t.path()); })
       .def("version", &Tail::version)
       .def("damaged_offsets", &Tail::damaged_offsets)
       .def("keys", [](Tail& t) { return as_keys(t.keys()); })

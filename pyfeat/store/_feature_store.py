@@ -117,7 +117,7 @@ class FeatureStore:
     # --- reading ---------------------------------------------------------------------------
 
     def _sources(self) -> list[Source]:
-        return self._reader.sources(self._writer.tail)
+        return self._reader.sources(self._writer.tails())
 
     def __len__(self) -> int:
         return len(self.keys())
@@ -256,7 +256,7 @@ class FeatureStore:
             If a segment cannot be opened: it is left out.
         """
         with self._lock:
-            self._reader.refresh(self._writer.tail)
+            self._reader.refresh(self._writer.tails())
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -299,7 +299,8 @@ class FeatureStore:
             If the disk refuses; the rows put since the last flush may be lost then.
         """
         with self._lock:
-            self._writer.sync()
+            if self._writer.sync():
+                self.refresh()
 
     def close(self) -> None:
         """Seal what was put into a segment. A closed store can still be read, not written."""

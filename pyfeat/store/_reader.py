@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyfeat._core import Segment, Tail
@@ -32,12 +33,12 @@ class Reader:
         self._tails: dict[str, Tail] = {}
         self._damaged: set[str] = set()
 
-    def sources(self, own: Tail | None) -> list[Source]:
-        """Return where rows lie, newest first; `own` is the tail this process writes."""
+    def sources(self, own: Sequence[Tail]) -> list[Source]:
+        """Return where rows lie, newest first; `own` are the tails this process wrote."""
         tails = [self._tails[name] for name in sorted(self._tails, reverse=True)]
-        return [*([own] if own is not None else []), *tails, *self._segments.values()]
+        return [*own, *tails, *self._segments.values()]
 
-    def refresh(self, own: Tail | None) -> None:
+    def refresh(self, own: Sequence[Tail]) -> None:
         """See what was flushed and sealed since.
 
         Warns
@@ -47,7 +48,7 @@ class Reader:
         """
         # Tails first: one that is sealed while we look is then found as a segment.
         for path in layout.files(self._folder, layout.TAIL):
-            if own is None or str(path) != own.path:
+            if all(str(path) != tail.path for tail in own):
                 self._refresh_tail(path)
         segments = {}
         for path in layout.files(self._folder, layout.SEGMENT):

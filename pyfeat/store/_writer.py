@@ -16,6 +16,7 @@ from pyfeat._core import Tail, seal
 from pyfeat._identity import Space
 from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store import _layout as layout
+from pyfeat.store._segment_file import open_segment
 
 
 class Writer:
@@ -38,12 +39,14 @@ class Writer:
         self._segment_bytes = segment_bytes
         self._tail: Tail | None = None
         self._bytes = 0
+        # Tails that take no more rows, oldest first: full ones, and those a write has failed on.
+        self._waiting: list[Tail] = []
         self._owner = os.getpid()
 
-    @property
-    def tail(self) -> Tail | None:
-        """The tail with the rows not yet sealed, if there are any."""
-        return self._tail
+    def tails(self) -> list[Tail]:
+        """Return the tails with rows that are in no segment yet, newest first."""
+        own = [self._tail] if self._tail is not None else []
+        return [*own, *reversed(self._waiting)]
 
     def append(self, keys: NDArray[np.uint8], rows: NDArray[Any]) -> bool:
         """Add rows; return whether other files are there now than before.
@@ -56,31 +59,72 @@ class Writer:
         Warns
         -----
         StoreWarning
-            If the rows were added and the tail could not be sealed; the next call tries again.
+            If the rows were added and the tail could not be sealed; the next seal tries again.
         """
-        forked = self._tail is not None and self._owner != os.getpid()
-        self._own_tail().append(keys, rows.view(np.uint8))
+        forked = self._leave_parent()
+        try:
+            self._own_tail().append(keys, rows.view(np.uint8))
+        except StoreError:
+            self._retire()
+            raise
         self._bytes += rows.nbytes
         if self._bytes < self._segment_bytes:
             return forked
         try:
             return self.seal()
         except StoreError as error:
-            warnings.warn(f"rows stay in the tail: {error}", StoreWarning, stacklevel=3)
-            return forked
+            warnings.warn(f"a tail was not sealed: {error}", StoreWarning, stacklevel=3)
+            return True
 
-    def sync(self) -> None:
-        """Return when every appended row is on the disk."""
-        if self._tail is not None and self._owner == os.getpid():
-            self._tail.sync()
+    def sync(self) -> bool:
+        """Return when every appended row is on the disk, and whether a segment was made for it."""
+        if self._owner != os.getpid():
+            return False
+        sealed = self._seal_waiting()
+        if self._tail is not None:
+            try:
+                self._tail.sync()
+            except StoreError:
+                self._retire()
+                raise
+        return sealed
 
     def seal(self) -> bool:
-        """Turn the tail into a segment; return whether there was one."""
-        if self._tail is None or self._owner != os.getpid():
+        """Turn the tails into segments; return whether there were any."""
+        if self._owner != os.getpid():
             return False
-        self._seal_one(self._tail)
+        self._retire()
+        return self._seal_waiting()
+
+    def _leave_parent(self) -> bool:
+        """After a fork, leave the tails to the parent: two writers in one file would mix."""
+        if self._owner == os.getpid():
+            return False
+        forked = bool(self.tails())
+        self._tail, self._bytes, self._waiting, self._owner = None, 0, [], os.getpid()
+        return forked
+
+    def _retire(self) -> None:
+        if self._tail is not None:
+            self._waiting.append(self._tail)
         self._tail, self._bytes = None, 0
-        return True
+
+    def _seal_waiting(self) -> bool:
+        sealed = False
+        while self._waiting:
+            self._finish(self._waiting[0])
+            self._waiting.pop(0)
+            sealed = True
+        return sealed
+
+    def _finish(self, tail: Tail, keep: bool = False) -> None:
+        """Seal a tail, or only remove it when that has been done up to its removal."""
+        segment = self._sealed_as(Path(tail.path))
+        if segment is not None and self._holds_all(segment, tail):
+            tail.sync_folder()  # the segment must have its name for good before the tail goes
+            tail.remove()
+        else:
+            self._seal_one(tail, keep)
 
     def recover(self) -> None:
         """Seal the tails of writers that died; leave those of living ones alone.
@@ -117,21 +161,25 @@ class Writer:
         if version not in (0, layout.VERSION):
             _warn(f"{path}: must have version {layout.VERSION}, got {version}; it is left alone")
             return
-        if any(
-            layout.token_of(p.name) == layout.token_of(path.name)
-            for p in layout.files(self._folder, layout.SEGMENT)
-        ):
-            tail.remove()  # sealed already; its writer died in between
-            return
         offsets = tail.damaged_offsets()
         for offset in offsets:
             _warn(f"{path}, byte {offset}: a record fails its checksum and is left out")
-        self._seal_one(tail, keep=bool(offsets))
+        self._finish(tail, keep=bool(offsets))
+
+    def _sealed_as(self, tail: Path) -> Path | None:
+        """Return the segment that a tail was sealed into, if there is one."""
+        segments = layout.files(self._folder, layout.SEGMENT)
+        token = layout.token_of(tail.name)
+        return next((p for p in segments if layout.token_of(p.name) == token), None)
+
+    def _holds_all(self, segment: Path, tail: Tail) -> bool:
+        try:
+            rows = open_segment(segment, self._space).find(tail.keys())
+        except StoreError:
+            return False
+        return bool((rows >= 0).all())
 
     def _own_tail(self) -> Tail:
-        if self._owner != os.getpid():
-            # After a fork the tail belongs to the parent: two writers in one file would mix.
-            self._tail, self._bytes, self._owner = None, 0, os.getpid()
         if self._tail is None:
             path = self._folder / f"{layout.new_id()}{layout.TAIL}"
             fingerprint = np.frombuffer(bytes.fromhex(self._space.fingerprint), np.uint8)

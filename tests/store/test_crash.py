@@ -261,6 +261,32 @@ def test_put_whose_seal_fails_keeps_every_row_in_sight(tmp_path: Path, space: Sp
     assert store.contains(both).all()
 
 
+@pytest.mark.filterwarnings("ignore::pyfeat.errors.StoreWarning")
+@pytest.mark.parametrize("n", range(1, 16))
+def test_rows_put_after_a_seal_that_failed_anywhere_survive_a_crash(
+    tmp_path: Path, space: Space, n: int
+) -> None:
+    # When only the removal of the tail had failed, later rows went into it, and recovery took
+    # it for a copy of its segment.
+    store = FeatureStore(tmp_path / "alive", space, segment_bytes=4 * DIM * 2)
+    store.put(some_keys(1), some_rows(1))
+    core.fail_from_operation(n, errno.EIO)
+    try:
+        store.put(some_keys(1, 2), some_rows(1, 2))  # begins a seal
+    except StoreError:
+        pass
+    finally:
+        core.fail_from_operation(0, 0)
+    store.put(some_keys(1, 3), some_rows(1, 3))
+    store.flush()
+    shutil.copytree(tmp_path / "alive", tmp_path / "dead")
+    again = FeatureStore(tmp_path / "dead", space)
+    for seed in (0, 3) if n == 1 else (0, 2, 3):
+        np.testing.assert_array_equal(again.get(some_keys(1, seed)), some_rows(1, seed or 1))
+        np.testing.assert_array_equal(store.get(some_keys(1, seed)), some_rows(1, seed or 1))
+    assert verify(tmp_path / "dead") == []
+
+
 def test_close_that_failed_can_be_called_again(tmp_path: Path, space: Space) -> None:
     store = FeatureStore(tmp_path, space)
     store.put(some_keys(1), some_rows(1))
