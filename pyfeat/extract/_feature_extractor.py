@@ -82,9 +82,11 @@ class FeatureExtractor(
     EXIF orientation is applied, alpha is dropped, 16-bit images are scaled to 8 bits, of an
     animation the first frame is taken.
 
-    On a CPU the bits of a row never depend on the batch. On a GPU they do without `deterministic`:
-    rows of one image in two batches of different size differ by at most 1e-5 of their norm in
-    float32. An image whose row is not finite in `dtype` counts as one that cannot be read.
+    On a CPU the bits of a row never depend on the batch. On a GPU they may without `deterministic`:
+    kernels are chosen by the size of the batch. Where a CPU is made to run whole batches too, rows
+    of one image differ by at most 1e-5 of their norm in float32 (tests/extract); the tolerance is
+    the same for a GPU. An image whose row is not finite in `dtype` counts as one that cannot be
+    read.
 
     Examples
     --------

@@ -152,9 +152,9 @@ def preprocess(
     to a byte. Hence every backend and instruction set gives the same bits.
 
     Pillow 13 goes down first when it reduces a tall image, more than about twice as high as wide,
-    and rounds other intermediate pixels: there, on photos, up to 0.26 % of its pixels differ by up
-    to 2 to 7 levels of 255, more of them on noise. Here the order is fixed, so that the identity of
-    a row does not depend on the version of Pillow. All other images are equal to Pillow 13's too.
+    and rounds other intermediate pixels: there, on photos, a few pixels differ by a few levels of
+    255, on noise most of them. Here the order is fixed, so that the identity of a row does not
+    depend on the version of Pillow. All other images are equal to Pillow 13's too.
 
     Memory of "cpp": about 3 * crop bytes per source row. It releases the GIL and may run in several
     threads at once.
