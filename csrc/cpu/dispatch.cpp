@@ -10,17 +10,16 @@
 namespace pyfeat {
 namespace {
 
-#define PYFEAT_TABLE(isa) {#isa, isa::preprocess}
-
 struct Level {
-  Kernels table;
+  Isa isa;
+  const char* name;
   bool (*runs_here)();
 };
 
 bool always() { return true; }
 
 #ifdef PYFEAT_X86
-// Each asks for all that its table is compiled with. Not every compiler's __builtin_cpu_supports
+// Each asks for all that its kernels are compiled with. Not every compiler's __builtin_cpu_supports
 // knows "f16c".
 bool has_f16c() {
   unsigned a, b, c, d;
@@ -33,36 +32,43 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && has_avx2();
 }
+bool has_avx512bf16() {
+  unsigned a, b, c, d;
+  return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
+}
 #endif
 
 // Best first.
 const Level kLevels[] = {
 #ifdef PYFEAT_X86
-    {PYFEAT_TABLE(avx512), has_avx512},
-    {PYFEAT_TABLE(avx2), has_avx2},
+    {Isa::kAvx512Bf16, "avx512bf16", has_avx512bf16},
+    {Isa::kAvx512, "avx512", has_avx512},
+    {Isa::kAvx2, "avx2", has_avx2},
 #endif
-    {PYFEAT_TABLE(generic), always},
+    {Isa::kGeneric, "generic", always},
 };
 
-const Kernels* best() {
+const Level* best() {
   for (const Level& level : kLevels)
-    if (level.runs_here()) return &level.table;
+    if (level.runs_here()) return &level;
   return nullptr;  // not reached: generic always runs
 }
 
-std::atomic<const Kernels*>& current() {
-  static std::atomic<const Kernels*> table{best()};
-  return table;
+std::atomic<const Level*>& current() {
+  static std::atomic<const Level*> level{best()};
+  return level;
 }
 
 }  // namespace
 
-const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
+Isa current_isa() { return current().load(std::memory_order_relaxed)->isa; }
+
+const char* isa_name() { return current().load(std::memory_order_relaxed)->name; }
 
 std::vector<std::string> supported_isas() {
   std::vector<std::string> names;
   for (const Level& level : kLevels)
-    if (level.runs_here()) names.emplace_back(level.table.isa);
+    if (level.runs_here()) names.emplace_back(level.name);
   return names;
 }
 
@@ -70,11 +76,11 @@ void set_isa(const std::string& name) {
   std::string have;
   for (const Level& level : kLevels) {
     if (!level.runs_here()) continue;
-    if (name == level.table.isa) {
-      current().store(&level.table, std::memory_order_relaxed);
+    if (name == level.name) {
+      current().store(&level, std::memory_order_relaxed);
       return;
     }
-    have += std::string(have.empty() ? "" : ", ") + level.table.isa;
+    have += std::string(have.empty() ? "" : ", ") + level.name;
   }
   throw std::invalid_argument("isa must be one of " + have + ", got " + name);
 }

@@ -3,7 +3,8 @@
 // Across: lane i of a vector works on row i of a group, so that one pair of weights serves every
 // lane; 16 bytes of a row are 4 taps and a third of one that is not used. Down: whole planes of
 // bytes, two rows (two taps) at a time. Both passes round to bytes, as Pillow does.
-#include "kernels.h"
+#include "preprocess.h"
+
 #include "simd.h"
 
 namespace pyfeat::PYFEAT_ISA {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels.h"
+#include "preprocess.h"
 
 namespace pyfeat {
 

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(PYFEAT_ISA_avx512) || defined(PYFEAT_ISA_avx2)
+#if defined(PYFEAT_AVX512) || defined(PYFEAT_ISA_avx2)
 #ifndef __clang__
 // GCC 12 warns of a register that its own header leaves undefined on purpose (GCC bug 105593).
 #pragma GCC diagnostic push
@@ -23,7 +23,7 @@
 
 namespace pyfeat::PYFEAT_ISA {
 
-#if defined(PYFEAT_ISA_avx512)
+#if defined(PYFEAT_AVX512)
 using Vec = __m512i;
 constexpr int kLanes = 4;
 #define PYFEAT_MM(name) _mm512_##name
@@ -79,7 +79,7 @@ static inline Vec load_lanes(const std::uint8_t* const* rows, std::ptrdiff_t off
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + offset));
   };
   const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(lane(0)), lane(1), 1);
-#ifdef PYFEAT_ISA_avx512
+#ifdef PYFEAT_AVX512
   const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(lane(2)), lane(3), 1);
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 #else
@@ -92,7 +92,7 @@ template <int... index>
 static inline Vec shuffle(Vec v) {
   const std::int8_t lane[16] = {index...};
   const __m128i pattern = _mm_loadu_si128(reinterpret_cast<const __m128i*>(lane));
-#ifdef PYFEAT_ISA_avx512
+#ifdef PYFEAT_AVX512
   return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(pattern));
 #else
   return _mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(pattern));

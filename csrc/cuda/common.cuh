@@ -13,4 +13,9 @@ inline void check(cudaError_t status, const char* call) {
     throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(status));
 }
 
+// After a launch: what the kernel's configuration got wrong, as an exception.
+inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+
+constexpr int divide_up(long long n, long long by) { return static_cast<int>((n + by - 1) / by); }
+
 }  // namespace pyfeat::cuda

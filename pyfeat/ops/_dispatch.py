@@ -8,6 +8,7 @@ from typing import Any
 
 from pyfeat._config import wanted_backend
 from pyfeat.errors import BackendError
+from pyfeat.ops._check import interpreting
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def choose(op: str, backends: Sequence[Backend], want: str | None, *args: Any) -
     """
     name = wanted_backend(want)
     if name is None:
-        return next(b for b in backends if b.refuses(*args) is None)
+        # Triton's interpreter is for debugging: it runs only for who asks for it by name.
+        able = (b for b in backends if not (b.name == "triton" and interpreting()))
+        return next(b for b in able if b.refuses(*args) is None)
     for b in backends:
         if b.name == name:
             if (why := b.refuses(*args)) is not None:

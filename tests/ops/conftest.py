@@ -21,7 +21,7 @@ import torch
 from pyfeat.ops._check import why_no_core
 from pyfeat.ops._explain import BACKENDS_OF
 
-ISAS = ("generic", "avx2", "avx512")
+ISAS = ("generic", "avx2", "avx512", "avx512bf16")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ OP = (
 @pytest.fixture(autouse=True)
 def _no_wish(monkeypatch):
     monkeypatch.delenv("PYFEAT_BACKEND", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 def test_first_that_can_is_taken():
@@ -38,6 +39,16 @@ def test_first_that_can_is_taken():
 
 def test_automatic_choice_steps_over_a_refusal():
     assert choose("op", OP, None, 3).name == "cpp"
+
+
+def test_automatic_choice_leaves_the_interpreter_alone(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose("op", OP, None, 2).name == "cpp"
+
+
+def test_interpreter_is_taken_by_name(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose("op", OP, "triton", 2).name == "triton"
 
 
 def test_environment_beats_automatic(monkeypatch):

@@ -1,7 +1,7 @@
 // The Python face of the CUDA kernels: addresses and streams as integers, no torch ABI.
 #include <pybind11/pybind11.h>
 
-#include "cuda/device.h"
+#include "../cuda/device.h"
 
 namespace py = pybind11;
 

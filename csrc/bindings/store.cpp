@@ -2,11 +2,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include "../store/crc32c.h"
+#include "../store/seal.h"
+#include "../store/segment.h"
+#include "../store/tail.h"
 #include "bindings.h"
-#include "store/crc32c.h"
-#include "store/seal.h"
-#include "store/segment.h"
-#include "store/tail.h"
 
 namespace py = pybind11;
 using namespace pyfeat::store;

@@ -1,5 +1,6 @@
-// Bindings of the ops. Arguments were checked in pyfeat/ops; here memory is laid out for the
-// kernels.
+// Room and tail rows for `preprocess`. Arguments were checked in pyfeat/ops.
+#include "../cpu/preprocess.h"
+
 #include <pybind11/numpy.h>
 
 #include <algorithm>
@@ -7,9 +8,9 @@
 #include <memory>
 #include <string>
 
+#include "../cpu/dispatch.h"
+#include "../cpu/resize_weights.h"
 #include "bindings.h"
-#include "cpu/dispatch.h"
-#include "cpu/resize_weights.h"
 
 namespace py = pybind11;
 
@@ -51,7 +52,8 @@ void run_preprocess(const std::uint8_t* image, std::ptrdiff_t stride, const Dire
   std::memset(scratch.get() + used * row_bytes, 0, (rows - used) * row_bytes);
 
   const PixelRows pixels{corner, stride, tall.length, in_place, tail.bytes.get(), reach};
-  kernels().preprocess(pixels, wide.taps(), tall.taps(), table, item_bytes, scratch.get(), out);
+  PYFEAT_KERNEL(preprocess)(pixels, wide.taps(), tall.taps(), table, item_bytes, scratch.get(),
+                            out);
 }
 
 void preprocess(const Pixels& image, std::int64_t height, std::int64_t width, std::int64_t top,
@@ -68,7 +70,7 @@ void preprocess(const Pixels& image, std::int64_t height, std::int64_t width, st
 
 }  // namespace
 
-void bind_ops(py::module_& m) {
+void bind_preprocess(py::module_& m) {
   m.def("preprocess", &preprocess, py::arg("image"), py::arg("height"), py::arg("width"),
         py::arg("top"), py::arg("left"), py::arg("crop"), py::arg("bicubic"), py::arg("table"),
         py::arg("item_bytes"), py::arg("out"),

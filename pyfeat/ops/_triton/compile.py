@@ -1,0 +1,109 @@
+"""Compile every Triton kernel for GPUs that need not be there, and print what it takes.
+
+    python -m pyfeat.ops._triton.compile [OP]...
+
+One JSON object per kernel, variant and architecture: registers and spilled bytes of a thread,
+bytes of shared memory of a program. Run without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pyfeat.ops._triton as package
+from pyfeat.ops._triton import Kernel
+
+ARCHITECTURES = (80, 90, 100)
+
+
+def ops() -> list[str]:
+    """Return the ops that have Triton kernels."""
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "compile")
+
+
+def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
+    """Compile one kernel and return what ptxas says of it.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    architecture : int
+        Compute capability times 10, e.g. 90.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = {
+        name: kernel.signature.get(name, "constexpr") for name in kernel.function.arg_names
+    }
+    source = ASTSource(kernel.function, signature, dict(kernel.constants))
+    built = triton.compile(
+        source,
+        target=GPUTarget("cuda", architecture, 32),
+        options={"num_warps": kernel.warps, "num_stages": kernel.stages},
+    )
+    report = _ptxas(built.asm["ptx"])
+
+    def count(what: str) -> int:
+        return sum(map(int, re.findall(rf"(\d+) {what}", report)))
+
+    return {
+        "kernel": kernel.function.__name__,
+        "constants": {k: str(v) for k, v in kernel.constants.items()},
+        "architecture": architecture,
+        "registers": count("registers"),
+        "spilled": count("bytes spill stores") + count("bytes spill loads"),
+        "shared": built.metadata.shared,
+    }
+
+
+def _ptxas(ptx: str) -> str:
+    from triton import knobs
+
+    found = re.search(r"\.target (sm_\w+)", ptx)
+    if found is None:
+        raise RuntimeError("PTX must name its target, got none")
+    blackwell = found[1].startswith("sm_10")
+    tool = knobs.nvidia.ptxas_blackwell if blackwell else knobs.nvidia.ptxas
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.ptx")
+        path.write_text(ptx)
+        command = [tool.path, "-v", f"--gpu-name={found[1]}", str(path), "-o", f"{path}.cubin"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"ptxas failed: {done.stderr.strip()}")
+    return done.stderr
+
+
+def reports(wanted: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield one report per kernel of these ops, variant and architecture."""
+    for op in wanted:
+        for kernel in import_module(f"{package.__name__}.{op}").KERNELS:
+            for architecture in ARCHITECTURES:
+                yield {"op": op, **resources(kernel, architecture)}
+
+
+def main(arguments: list[str]) -> int:
+    """Print the reports of these ops, by default all; return the exit status."""
+    if unknown := set(arguments) - set(ops()):
+        print(f"OP must be one of {ops()}, got {sorted(unknown)}", file=sys.stderr)
+        return 2
+    spilled = 0
+    for report in reports(arguments or ops()):
+        print(json.dumps(report), flush=True)
+        spilled += report["spilled"]
+    return 1 if spilled else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
