@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 SAMPLE_SECONDS = 0.01  # one sample repeats a short call until it lasts this long
 PERCENTILES = (20, 50, 80)
@@ -81,9 +80,10 @@ class Case:
     items : int, default=1
         Items (images, rows) of one call, for the rate.
     bytes : int, optional
-        Bytes one call must at least read and write: gives the share of the copy bandwidth.
+        Bytes one call must at least read and write: gives the share of the bandwidth that plain
+        reading reaches.
     flop : int, optional
-        Floating-point operations of one call: gives the share of the fp32 matrix product's rate.
+        Floating-point operations of one call: gives the share of the multiply-add peak in fp32.
     threads : int, default=1
         Threads the contestants use: the ceilings are measured with as many.
     torch_threads : int, default=1
@@ -166,36 +166,27 @@ def _times(case: Case, seconds: list[float]) -> Row:
     row: Row = {"p20_us": p20 * 1e6, "p50_us": p50 * 1e6, "p80_us": p80 * 1e6}
     row["items_per_s"] = case.items / p50
     if case.bytes is not None:
-        row["share_of_copy"] = case.bytes / p50 / copy_bytes_per_second(case.threads)
+        row["share_of_read"] = case.bytes / p50 / bytes_per_second(case.threads)
     if case.flop is not None:
-        row["share_of_matmul"] = case.flop / p50 / matmul_flop_per_second(case.threads)
+        row["share_of_peak"] = case.flop / p50 / flop_per_second(case.threads)
     return row
 
 
 @lru_cache
-def copy_bytes_per_second(threads: int) -> float:
-    """Return bytes read plus written a second by copies of 64 MiB, one on each thread."""
-    blocks = [(np.ones(2**26, np.uint8), np.zeros(2**26, np.uint8)) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
+def bytes_per_second(threads: int) -> float:
+    """Return bytes read a second from arrays larger than any cache, on that many threads."""
+    from pyfeat import _core
 
-        def copy_all() -> None:
-            list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), blocks))
-
-        copy_all()
-        return 2 * 2**26 * threads / min(_seconds(copy_all, 1) for _ in range(9))
+    return _core.bytes_read_per_second(threads)
 
 
 @lru_cache
-def matmul_flop_per_second(threads: int) -> float:
-    """Return FLOP a second of the fp32 product of 2048 x 2048: numpy's or torch's, the faster."""
-    n = 2048
-    a = torch.ones(n, n)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    with threadpool_limits(threads, user_api="blas"):
-        best = min(
-            *(_seconds(lambda: a @ a, 1) for _ in range(5)),
-            *(_seconds(lambda: a.numpy() @ a.numpy(), 1) for _ in range(5)),
-        )
-    torch.set_num_threads(before)
-    return 2 * n**3 / best
+def flop_per_second(threads: int, bf16: bool = False) -> float:
+    """Return FLOP a second of multiply-adds in registers, with the best instruction set."""
+    from pyfeat import _core
+
+    before = _core.isa()
+    _core.set_isa(_core.isas()[0])
+    best = max(_core.flop_per_second(bf16, threads) for _ in range(9))
+    _core.set_isa(before)
+    return best

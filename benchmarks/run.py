@@ -122,7 +122,7 @@ def table(report: dict[str, Any]) -> str:
     facts = report["machine"]
     state = f"{(report['commit'] or 'no commit')[:12]}{' + changes' if report['dirty'] else ''}"
     lines = [f"{report['name']}: {facts['cpu']}, {facts['cores']} cores, {state}"]
-    head = ("p20 us", "p50 us", "p80 us", "items/s", "of copy", "of matmul", "error")
+    head = ("p20 us", "p50 us", "p80 us", "items/s", "of read", "of peak", "error")
     case = None
     for row in report["rows"]:
         if row["case"] != case:
@@ -139,8 +139,7 @@ def _cells(row: Row) -> str:
         return f"  WRONG: error {row['error']:.3g}, at most {row['bound']:.3g} is right"
     times = "".join(f"{row[k]:>10.1f}" for k in ("p20_us", "p50_us", "p80_us", "items_per_s"))
     shares = "".join(
-        f"{row[k]:>10.1%}" if k in row else f"{'':>10}"
-        for k in ("share_of_copy", "share_of_matmul")
+        f"{row[k]:>10.1%}" if k in row else f"{'':>10}" for k in ("share_of_read", "share_of_peak")
     )
     return f"{times}{shares}{row['error']:>10.3g}"
 

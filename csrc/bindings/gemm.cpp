@@ -22,7 +22,7 @@ void multiply(const Rows& a, const Rows& b, std::ptrdiff_t m, std::ptrdiff_t n, 
   const GemmShape shape = PYFEAT_KERNEL(gemm_shape)();
   // As many blocks for one thread as for another.
   const auto workers = static_cast<std::ptrdiff_t>(threads);
-  const std::ptrdiff_t turns = (m + kRowsOfA * workers - 1) / (kRowsOfA * workers);
+  const std::ptrdiff_t turns = m / (kRowsOfA * workers) + 1;
   const std::ptrdiff_t tall = (m / (turns * workers) / shape.mr + 1) * shape.mr;
   const std::ptrdiff_t down = (m + tall - 1) / tall, across = (n + kRowsOfB - 1) / kRowsOfB;
   const auto room = [&](std::ptrdiff_t rows, int panel) {

@@ -4,10 +4,6 @@
 #include "gemm.h"
 #include "simd_float.h"
 
-#if defined(PYFEAT_AVX512) || defined(PYFEAT_ISA_avx2)
-#include "simd.h"  // includes <immintrin.h> with care
-#endif
-
 namespace pyfeat::PYFEAT_ISA {
 
 static inline float bits_to_float(std::uint32_t bits) {
@@ -27,8 +23,13 @@ static inline float from_bfloat16(std::uint16_t x) {
 // Nearest, ties to even; NaN stays NaN.
 static inline std::uint16_t to_bfloat16(float x) {
   const std::uint32_t bits = float_to_bits(x);
-  if (x != x) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
-  return static_cast<std::uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+  const std::uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  return static_cast<std::uint16_t>(x != x ? (bits >> 16) | 0x40 : rounded);
+}
+
+// Of many; from one compiler to the next the same bits.
+static inline void to_bfloat16s(const float* x, int n, std::uint16_t* out) {
+  for (int i = 0; i < n; ++i) out[i] = to_bfloat16(x[i]);
 }
 
 static inline float from_float16(std::uint16_t x) {

@@ -24,82 +24,141 @@ static_assert(kMr <= kMaxPanel && kNr <= kMaxPanel && kKc % kStrip == 0);
 
 std::ptrdiff_t smaller(std::ptrdiff_t a, std::ptrdiff_t b) { return a < b ? a : b; }
 
-// strip[r][i] = row first + r at depth k0 + i; rows past `count` are 0.
-void read_strip(const Rows& rows, std::ptrdiff_t first, std::ptrdiff_t count, int panel,
-                std::ptrdiff_t k0, int steps, float (*strip)[kStrip]) {
-  for (int r = 0; r < panel; ++r) {
-    const std::ptrdiff_t row = first + r;
-    if (row >= count) {
-      for (int i = 0; i < steps; ++i) strip[r][i] = 0;
-      continue;
-    }
-    const float scale = rows.scales ? rows.scales[row] : 1.0f;
-    const void* from = skip_items(rows.data, rows.item, row * rows.row_stride);
-    if (rows.depth_stride == 1) {
-      to_floats(skip_items(from, rows.item, k0), rows.item, steps, scale, strip[r]);
-    } else {
-      for (int i = 0; i < steps; ++i)
-        to_floats(skip_items(from, rows.item, (k0 + i) * rows.depth_stride), rows.item, 1, scale,
-                  &strip[r][i]);
-    }
+// Rows of a panel on their way to being turned: `units` of 4 bytes each, a float or two bfloat16.
+struct Strip {
+  alignas(64) float unit[kMaxPanel][kStrip];
+};
+
+// line[i] = row `row` at depth k0 + i, or 0 past the last row.
+void read_row(const Rows& rows, std::ptrdiff_t row, std::ptrdiff_t count, std::ptrdiff_t k0,
+              int steps, float* line) {
+  if (row >= count) {
+    for (int i = 0; i < steps; ++i) line[i] = 0;
+    return;
   }
+  const float scale = rows.scales ? rows.scales[row] : 1.0f;
+  const void* from = skip_items(rows.data, rows.item, row * rows.row_stride);
+  if (rows.depth_stride == 1) {
+    to_floats(skip_items(from, rows.item, k0), rows.item, steps, scale, line);
+    return;
+  }
+  for (int i = 0; i < steps; ++i)
+    to_floats(skip_items(from, rows.item, (k0 + i) * rows.depth_stride), rows.item, 1, scale,
+              line + i);
 }
 
-// A panel whose rows lie side by side in memory: nothing has to be turned.
-bool lies_in_order(const Rows& rows, std::ptrdiff_t first, std::ptrdiff_t count, int panel) {
-  return rows.row_stride == 1 && !rows.scales && first + panel <= count;
+// square[i] lane j becomes square[j] lane i.
+void turn(Floats (&square)[kWidth]) {
+#if defined(PYFEAT_AVX512)
+#pragma GCC unroll 4
+  for (int half = 1; half < 16; half *= 2) {
+    // Lanes without the bit `half` from the first, those with it from the second; 16 marks it.
+    alignas(64) std::int32_t low[16], high[16];
+    for (int lane = 0; lane < 16; ++lane) {
+      low[lane] = lane & half ? lane - half + 16 : lane;
+      high[lane] = lane & half ? lane + 16 : lane + half;
+    }
+    const __m512i take_low = _mm512_load_si512(low), take_high = _mm512_load_si512(high);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      if (i & half) continue;
+      const Floats a = square[i], b = square[i + half];
+      square[i] = _mm512_permutex2var_ps(a, take_low, b);
+      square[i + half] = _mm512_permutex2var_ps(a, take_high, b);
+    }
+  }
+#elif defined(PYFEAT_ISA_avx2)
+  __m256 pairs[8], fours[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(square[i], square[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(square[i], square[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xEE);
+    fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xEE);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    square[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+    square[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+  }
+#else
+  for (int i = 0; i < kWidth; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float kept = square[i][j];
+      square[i][j] = square[j][i];
+      square[j][i] = kept;
+    }
+#endif
 }
 
-struct PackFloat {
-  float* out;
-  void operator()(const float (*strip)[kStrip], int panel, int steps) {
-    for (int i = 0; i < steps; ++i)
-      for (int r = 0; r < panel; ++r) *out++ = strip[r][i];
-  }
-  void in_order(const void* from, Item item, int panel) {
-    to_floats(from, item, panel, 1.0f, out);
-    out += panel;
+// out[i * panel + r] = strip.unit[r][i], i < units
+void write_turned(const Strip& strip, int panel, int units, float* out) {
+  for (int r = 0; r < panel; r += kWidth)
+    for (int i = 0; i < units; i += kWidth) {
+      Floats square[kWidth];
+#pragma GCC unroll 16
+      for (int j = 0; j < kWidth; ++j) square[j] = load_floats(strip.unit[r + j] + i);
+      turn(square);
+      const int lanes = panel - r < kWidth ? panel - r : kWidth;
+      const int turned = units - i < kWidth ? units - i : kWidth;
+      for (int j = 0; j < turned; ++j) store_some(out + (i + j) * panel + r, square[j], lanes);
+    }
+}
+
+struct AsFloats {
+  static constexpr int kStep = 1;  // along k, in a unit
+  static void shrink(float*, int) {}
+};
+
+struct AsBf16 {
+  static constexpr int kStep = 2;
+  // Rounds `steps` numbers to bfloat16 in their own place.
+  static void shrink(float* line, int steps) {
+    std::uint16_t low[kStrip];
+    to_bfloat16s(line, steps, low);
+    if (steps % 2) low[steps] = 0;
+    std::memcpy(line, low, static_cast<std::size_t>((steps + 1) / 2) * sizeof(float));
   }
 };
 
-struct PackBf16 {
-  std::uint16_t* out;
-  void operator()(const float (*strip)[kStrip], int panel, int steps) {
-    for (int i = 0; i < steps; i += 2)
-      for (int r = 0; r < panel; ++r) {
-        *out++ = to_bfloat16(strip[r][i]);
-        *out++ = i + 1 < steps ? to_bfloat16(strip[r][i + 1]) : std::uint16_t{0};
-      }
-  }
-};
-
-template <typename Pack>
-void pack(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel, Pack write) {
-  float strip[kMaxPanel][kStrip];
+template <typename As>
+void pack(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel, float* out) {
+  Strip strip{};
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t end = smaller(k, k0 + kKc);
     for (std::ptrdiff_t first = 0; first < count; first += panel)
       for (std::ptrdiff_t at = k0; at < end; at += kStrip) {
         const int steps = static_cast<int>(smaller(end - at, kStrip));
-        read_strip(rows, first, count, panel, at, steps, strip);
-        write(strip, panel, steps);
+        for (int r = 0; r < panel; ++r) {
+          read_row(rows, first + r, count, at, steps, strip.unit[r]);
+          As::shrink(strip.unit[r], steps);
+        }
+        const int units = (steps + As::kStep - 1) / As::kStep;
+        write_turned(strip, panel, units, out);
+        out += static_cast<std::ptrdiff_t>(units) * panel;
       }
   }
 }
 
+// For rows side by side in memory: nothing has to be turned.
 void pack_in_order(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel,
-                   PackFloat write) {
-  float strip[kMaxPanel][kStrip];
+                   float* out) {
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t end = smaller(k, k0 + kKc);
     for (std::ptrdiff_t first = 0; first < count; first += panel) {
+      const int there = static_cast<int>(smaller(count - first, panel));
       const void* column = skip_items(rows.data, rows.item, first);
-      for (std::ptrdiff_t at = k0; at < end; ++at) {
-        if (lies_in_order(rows, first, count, panel)) {
-          write.in_order(skip_items(column, rows.item, at * rows.depth_stride), rows.item, panel);
-        } else {
-          read_strip(rows, first, count, panel, at, 1, strip);
-          write(strip, panel, 1);
+      for (std::ptrdiff_t at = k0; at < end; ++at, out += panel) {
+        to_floats(skip_items(column, rows.item, at * rows.depth_stride), rows.item, there, 1.0f,
+                  out);
+        for (int r = 0; r < panel; ++r) {
+          if (r >= there) out[r] = 0;
+          if (r < there && rows.scales) out[r] *= rows.scales[first + r];
         }
       }
     }
@@ -146,9 +205,6 @@ inline __attribute__((always_inline)) void multiply(const typename Kind::Number*
                                                     const typename Kind::Number* b, int steps,
                                                     Floats (&sums)[kMr][kNv]) {
   for (int step = 0; step < steps; ++step) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kNv; ++v)
-      __builtin_prefetch(b + (step + 16) * kNr * Kind::kStep + v * kWidth * Kind::kStep);
     decltype(Kind::load(b)) right[kNv];
 #pragma GCC unroll 2
     for (int v = 0; v < kNv; ++v)
@@ -166,6 +222,10 @@ template <typename Kind>
 void panel_product(const typename Kind::Number* a, const typename Kind::Number* b, int steps,
                    std::ptrdiff_t rows, std::ptrdiff_t columns, bool add, float* c,
                    std::ptrdiff_t stride) {
+  for (std::ptrdiff_t r = 0; r < rows; ++r) {
+    __builtin_prefetch(c + r * stride, 1);
+    __builtin_prefetch(c + r * stride + columns - 1, 1);
+  }
   Floats sums[kMr][kNv] = {};
   multiply<Kind>(a, b, steps, sums);
   if (rows == kMr && columns == kNr) {
@@ -209,15 +269,16 @@ void product(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const typenam
 GemmShape gemm_shape() { return {kMr, kNr, kKc}; }
 
 void gemm_pack(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel, float* out) {
-  if (rows.row_stride == 1)
-    pack_in_order(rows, count, k, panel, PackFloat{out});
+  if (rows.row_stride == 1 && rows.depth_stride != 1)
+    pack_in_order(rows, count, k, panel, out);
   else
-    pack(rows, count, k, panel, PackFloat{out});
+    pack<AsFloats>(rows, count, k, panel, out);
 }
 
 void gemm_pack_bf16(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel,
                     std::uint16_t* out) {
-  pack(rows, count, k, panel, PackBf16{out});
+  // A unit is two numbers: the strips are turned as if they held floats, without doing arithmetic.
+  pack<AsBf16>(rows, count, k, panel, reinterpret_cast<float*>(out));
 }
 
 void gemm_packed(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,

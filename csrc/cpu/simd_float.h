@@ -2,8 +2,7 @@
 // are.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
+#include "simd.h"
 
 namespace pyfeat::PYFEAT_ISA {
 
@@ -24,16 +23,42 @@ static inline Floats load_floats(const float* p) {
   return v;
 }
 static inline void store_floats(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
-static inline Floats splat(float x) { return Floats{} + x; }
+static inline Floats splat(float x) {
+#if defined(PYFEAT_AVX512)
+  return _mm512_set1_ps(x);
+#elif defined(PYFEAT_ISA_avx2)
+  return _mm256_set1_ps(x);
+#else
+  return Floats{x, x, x, x};  // `Floats{} + x` would have to turn -0 into 0
+#endif
+}
 
-// The first n < kWidth numbers; the others are 0. Touches nothing beyond them.
+#if defined(PYFEAT_ISA_avx2)
+static inline __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
+// The first n <= kWidth numbers; the others are 0. Touches nothing beyond them.
 static inline Floats load_some(const float* p, int n) {
+#if defined(PYFEAT_AVX512)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#elif defined(PYFEAT_ISA_avx2)
+  return _mm256_maskload_ps(p, first_lanes(n));
+#else
   Floats v{};
   std::memcpy(&v, p, static_cast<std::size_t>(n) * sizeof(float));
   return v;
+#endif
 }
 static inline void store_some(float* p, Floats v, int n) {
+#if defined(PYFEAT_AVX512)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+#elif defined(PYFEAT_ISA_avx2)
+  _mm256_maskstore_ps(p, first_lanes(n), v);
+#else
   std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(float));
+#endif
 }
 
 static inline float sum_of(Floats v) {
