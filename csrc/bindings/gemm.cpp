@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "../cpu/dispatch.h"
 #include "../parallel.h"
@@ -14,40 +15,49 @@ namespace pyfeat {
 namespace {
 
 constexpr std::ptrdiff_t kRowsOfA = 336;   // with depth kc in the second-level cache
-constexpr std::ptrdiff_t kRowsOfB = 2048;  // packed by whoever multiplies with them
+constexpr std::ptrdiff_t kRowsOfB = 4096;  // in the last-level cache, shared by the threads
+
+std::ptrdiff_t item_bytes(Item item) {
+  return item == Item::kFloat32 ? 4 : item == Item::kInt8 ? 1 : 2;
+}
+
+Rows part(const Rows& rows, std::ptrdiff_t first, std::ptrdiff_t depth) {
+  Rows cut = rows;
+  cut.data = static_cast<const std::uint8_t*>(rows.data) +
+             (first * rows.row_stride + depth * rows.depth_stride) * item_bytes(rows.item);
+  if (cut.scales) cut.scales += first;
+  return cut;
+}
 
 template <typename Number, typename PackA, typename Product>
 void multiply(const Rows& a, const Rows& b, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
               std::size_t threads, float* c, PackA pack, Product product) {
   const GemmShape shape = PYFEAT_KERNEL(gemm_shape)();
+  const auto room = [k](std::ptrdiff_t rows, int panel) {
+    return std::unique_ptr<Number[]>(new Number[packed_size(rows, k, panel)]);
+  };
   // As many blocks for one thread as for another.
   const auto workers = static_cast<std::ptrdiff_t>(threads);
   const std::ptrdiff_t turns = m / (kRowsOfA * workers) + 1;
   const std::ptrdiff_t tall = (m / (turns * workers) / shape.mr + 1) * shape.mr;
-  const std::ptrdiff_t down = (m + tall - 1) / tall, across = (n + kRowsOfB - 1) / kRowsOfB;
-  const auto room = [&](std::ptrdiff_t rows, int panel) {
-    return std::unique_ptr<Number[]>(new Number[packed_size(rows, k, panel)]);
-  };
-  const auto part = [](const Rows& rows, std::ptrdiff_t first) {
-    Rows cut = rows;
-    const std::ptrdiff_t bytes = first * rows.row_stride *
-                                 (rows.item == Item::kFloat32 ? 4
-                                  : rows.item == Item::kInt8  ? 1
-                                                              : 2);
-    cut.data = static_cast<const std::uint8_t*>(rows.data) + bytes;
-    if (cut.scales) cut.scales += first;
-    return cut;
-  };
-  for (std::ptrdiff_t wide = 0; wide < across; ++wide) {
-    const std::ptrdiff_t j = wide * kRowsOfB, columns = std::min(kRowsOfB, n - j);
-    const auto right = room(columns, shape.nr);
-    pack(part(b, j), columns, k, shape.nr, right.get());
-    parallel(static_cast<std::size_t>(down), threads, [&](std::size_t block, std::size_t) {
+  const auto down = static_cast<std::size_t>((m + tall - 1) / tall);
+  std::vector<std::unique_ptr<Number[]>> lefts(threads);
+  const auto right = room(std::min(kRowsOfB, n), shape.nr);
+  for (std::ptrdiff_t j = 0; j < n; j += kRowsOfB) {
+    const std::ptrdiff_t columns = std::min(kRowsOfB, n - j);
+    const auto deep = static_cast<std::size_t>((k + shape.kc - 1) / shape.kc);
+    parallel(deep, threads, [&](std::size_t block, std::size_t) {
+      const std::ptrdiff_t k0 = static_cast<std::ptrdiff_t>(block) * shape.kc;
+      pack(part(b, j, k0), columns, std::min<std::ptrdiff_t>(shape.kc, k - k0), shape.nr,
+           right.get() + packed_size(columns, k0, shape.nr));
+    });
+    parallel(down, threads, [&](std::size_t block, std::size_t thread) {
       const std::ptrdiff_t i = static_cast<std::ptrdiff_t>(block) * tall;
       const std::ptrdiff_t rows = std::min(tall, m - i);
-      const auto left = room(rows, shape.mr);
-      pack(part(a, i), rows, k, shape.mr, left.get());
-      product(rows, columns, k, left.get(), right.get(), false, c + i * n + j, n);
+      if (!lefts[thread]) lefts[thread] = room(tall, shape.mr);
+      Number* left = lefts[thread].get();
+      pack(part(a, i, 0), rows, k, shape.mr, left);
+      product(rows, columns, k, left, right.get(), false, c + i * n + j, n);
     });
   }
 }
