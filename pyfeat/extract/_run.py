@@ -63,9 +63,13 @@ def row_space(backbone: Backbone, dtype: str, deterministic: bool, decode: str =
     """Return the identity of the rows a backbone gives.
 
     Rows of deterministic runs are a space of their own: they promise equal bits, which rows from
-    batches of any size cannot keep.
+    batches of any size cannot keep. So are rows of files that were not decoded exactly.
     """
-    parts = {**backbone.parts, **({"deterministic": True} if deterministic else {})}
+    parts = dict(backbone.parts)
+    if deterministic:
+        parts["deterministic"] = True
+    if decode != "exact":
+        parts["decode"] = decode
     return Space(backbone.dim, dtype, parts)
 
 

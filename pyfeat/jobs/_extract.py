@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sklearn.base import clone
 from torch import nn
 
 from pyfeat._identity import Space
@@ -121,7 +120,8 @@ def extract(
     """
     extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
     if decode is not None:
-        extractor = clone(extractor, safe=False).set_params(decode=decode)
+        settings = extractor.get_params(deep=False)
+        extractor = FeatureExtractor(**{**settings, "decode": decode})
     return extract_items(collect(inputs, column=column), store, extractor, progress)[0]
 
 
