@@ -32,6 +32,7 @@ PACKAGES = (
     "numpy",
     "torch",
     "pillow",
+    "simplejpeg",
     "torchvision",
     "scikit-learn",
     "timm",

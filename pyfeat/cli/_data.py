@@ -25,7 +25,7 @@ from pyfeat.cli._text import extraction_text, table
 
 
 @command("extract")
-def _extract(
+def _extract(  # noqa: PLR0913  # each argument is an option of the command
     inputs: InputArguments,
     store: Annotated[Path, typer.Option(help="Folder of the store; made when missing.")],
     backbone: Annotated[
@@ -38,6 +38,9 @@ def _extract(
     deterministic: Annotated[
         bool, typer.Option(help="Promise bits that do not depend on the batch; slow on a GPU.")
     ] = False,
+    decode: Annotated[
+        str, typer.Option(help="exact, or fast: large JPEG files at 1/2, 1/4 or 1/8.")
+    ] = "exact",
     json_out: Json = False,
 ) -> int:
     """Put a row of features for every image into a store. Run it again to go on."""
@@ -52,6 +55,7 @@ def _extract(
             batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
             device=device,
             deterministic=deterministic,
+            decode=decode,
         ).fit()
     summary = extract(paths, store, extractor, progress=shows_progress(json_out))
     if json_out:

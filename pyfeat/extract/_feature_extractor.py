@@ -18,7 +18,7 @@ from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input, as_inputs
 from pyfeat.extract._progress import progress_of
 from pyfeat.extract._run import RunOptions, row_space, run
-from pyfeat.ops import Preprocessing
+from pyfeat.ops import DECODE_MODES, Preprocessing
 from pyfeat.store import FeatureStore
 
 Progress = bool | Callable[[int, int], None]
@@ -55,6 +55,10 @@ class FeatureExtractor(
         Promise rows whose bits do not depend on the batch size or on the other images of a call. On
         a CPU that costs nothing; on a GPU it means one image a pass, which is slow. Rows with the
         promise are a space of their own, so that a store never mixes them with others.
+    decode : {"exact", "fast"}, default="exact"
+        "fast" decodes a large JPEG file at 1/2, 1/4 or 1/8 of its size, as far as the short side
+        stays at least `preprocessing.resize` (see `pyfeat.ops.decode`). Such rows are a space of
+        their own.
     on_error : {"raise", "nan"}, default="raise"
         What to do about an input that cannot be read: raise, or give it a row of NaN.
     progress : bool or callable, default=False
@@ -97,7 +101,7 @@ class FeatureExtractor(
     (2, 3)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # scikit-learn wants every setting as an argument
         self,
         backbone: str | nn.Module = "efficientnet_lite0",
         *,
@@ -107,6 +111,7 @@ class FeatureExtractor(
         batch_size: int | str = "auto",
         device: Any = "auto",
         deterministic: bool = False,
+        decode: str = "exact",
         on_error: str = "raise",
         progress: Progress = False,
     ) -> None:
@@ -117,6 +122,7 @@ class FeatureExtractor(
         self.batch_size = batch_size
         self.device = device
         self.deterministic = deterministic
+        self.decode = decode
         self.on_error = on_error
         self.progress = progress
 
@@ -187,12 +193,14 @@ class FeatureExtractor(
         backbone = load_backbone(
             self.backbone, preprocessing=self.preprocessing, device=self.device
         )
-        self.space_ = row_space(backbone, self.dtype, self.deterministic)
+        self.space_ = row_space(backbone, self.dtype, self.deterministic, self.decode)
         return backbone
 
     def _check_parameters(self) -> None:
         if self.dtype not in ROW_DTYPES:
             raise ValueError(f"dtype must be one of {list(ROW_DTYPES)}, got {self.dtype!r}")
+        if self.decode not in DECODE_MODES:
+            raise ValueError(f"decode must be one of {list(DECODE_MODES)}, got {self.decode!r}")
         if self.on_error not in ("raise", "nan"):
             raise ValueError(f"on_error must be 'raise' or 'nan', got {self.on_error!r}")
         size = self.batch_size
@@ -220,7 +228,7 @@ class FeatureExtractor(
     ) -> dict[int, bytes]:
         """Compute what is missing into `rows`; return the keys of rows that the store has."""
         in_store: dict[int, bytes] = {}
-        options = RunOptions(self.batch_size, self.deterministic, self.dtype)
+        options = RunOptions(self.batch_size, self.deterministic, self.dtype, self.decode)
         outcomes = run(inputs, backbone, store, options)
         with progress_of(self.progress, len(inputs)) as advance, closing(outcomes):
             for outcome in outcomes:

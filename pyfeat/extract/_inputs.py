@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from pyfeat._identity import array_key, content_key
 from pyfeat.errors import InputError
-from pyfeat.extract._decode import decode_image, image_from_array, image_from_pil, read_file
+from pyfeat.extract._decode import image_from_array, image_from_pil, read_file
+from pyfeat.ops import Preprocessing, decode_preprocess, preprocess
 
 CHANNELS = (1, 3, 4)
 
@@ -52,11 +54,19 @@ class Input:
         kind = type(self.value).__name__
         raise InputError(self.name, f"must be a path, bytes, a PIL image or an array, got {kind}")
 
-    def pixels(self, content: bytes | NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the pixels (h, w, 3) of what `content` returned."""
+    def tensor(
+        self, content: bytes | NDArray[Any], preprocessing: Preprocessing, decode: str
+    ) -> Tensor:
+        """Return what a backbone takes, made of what `content` returned; `decode` is the mode.
+
+        Raises
+        ------
+        InputError
+            If the content is a file that cannot be decoded.
+        """
         if isinstance(content, bytes):
-            return decode_image(content, self.name)
-        return content
+            return decode_preprocess(content, preprocessing, mode=decode, name=self.name)
+        return preprocess(content, preprocessing)
 
 
 def key_of(content: bytes | NDArray[Any]) -> bytes:

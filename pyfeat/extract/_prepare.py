@@ -15,7 +15,7 @@ from torch import Tensor
 from pyfeat._config import num_threads
 from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input, key_of
-from pyfeat.ops import Preprocessing, preprocess
+from pyfeat.ops import Preprocessing
 
 Status = Literal["ready", "stored", "repeated", "bad"]
 
@@ -53,12 +53,18 @@ class Preparer:
     preprocessing : Preprocessing
     is_stored : callable, optional
         Tells whether the row of a key is in the store. None: there is no store, no key is taken.
+    decode : {"exact", "fast"}, default="exact"
+        How files become pixels (see `pyfeat.ops.decode`).
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, is_stored: Callable[[bytes], bool] | None
+        self,
+        preprocessing: Preprocessing,
+        is_stored: Callable[[bytes], bool] | None,
+        decode: str = "exact",
     ) -> None:
         self._preprocessing = preprocessing
+        self._decode = decode
         self._is_stored = is_stored
         self._on_their_way: set[bytes] = set()
         self._lock = threading.Lock()
@@ -80,7 +86,7 @@ class Preparer:
                 if self._is_stored(key):
                     self.arrived(key)
                     return Prepared(position, "stored", key)
-            tensor = preprocess(item.pixels(content), self._preprocessing)
+            tensor = item.tensor(content, self._preprocessing, self._decode)
         except (InputError, MemoryError) as error:
             if key is not None:
                 self.arrived(key)

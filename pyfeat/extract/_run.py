@@ -48,20 +48,28 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: batch size ("auto" or a number), whether bits must not depend on it, dtype."""
+    """How to run: batch size ("auto" or a number), whether bits must not depend on it, dtype, mode.
+
+    The mode is that of `pyfeat.ops.decode`.
+    """
 
     batch_size: int | str = "auto"
     deterministic: bool = False
     dtype: str = "float32"
+    decode: str = "exact"
 
 
-def row_space(backbone: Backbone, dtype: str, deterministic: bool) -> Space:
+def row_space(backbone: Backbone, dtype: str, deterministic: bool, decode: str = "exact") -> Space:
     """Return the identity of the rows a backbone gives.
 
     Rows of deterministic runs are a space of their own: they promise equal bits, which rows from
-    batches of any size cannot keep.
+    batches of any size cannot keep. So are rows of files that were not decoded exactly.
     """
-    parts = {**backbone.parts, **({"deterministic": True} if deterministic else {})}
+    parts = dict(backbone.parts)
+    if deterministic:
+        parts["deterministic"] = True
+    if decode != "exact":
+        parts["decode"] = decode
     return Space(backbone.dim, dtype, parts)
 
 
@@ -91,7 +99,7 @@ def run(
     batches = Batches(backbone, backbone.device, options.batch_size, one_by_one)
     # A row that fails its checksum is not there: it is computed and stored again.
     is_stored = None if store is None else (lambda key: bool(store.get_intact([key])[1][0]))
-    preparer = Preparer(backbone.preprocessing, is_stored)
+    preparer = Preparer(backbone.preprocessing, is_stored, options.decode)
     ahead = 2 * batches.size
     repeated: list[Prepared] = []
     ready: list[Prepared] = []

@@ -14,14 +14,7 @@ from torch import nn
 
 from pyfeat._identity import Space
 from pyfeat.backbones import load_backbone
-from pyfeat.extract import (
-    FeatureExtractor,
-    Input,
-    RunOptions,
-    progress_of,
-    row_space,
-    run,
-)
+from pyfeat.extract import FeatureExtractor, Input, RunOptions, progress_of, run
 from pyfeat.jobs._collect import Paths, collect
 from pyfeat.store import FeatureStore, Item, write_items
 
@@ -86,6 +79,7 @@ def extract(
     store: str | os.PathLike[str],
     backbone: str | nn.Module | FeatureExtractor = "efficientnet_lite0",
     *,
+    decode: str | None = None,
     column: str | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> ExtractSummary:
@@ -100,6 +94,9 @@ def extract(
     backbone : str, Module or FeatureExtractor, default="efficientnet_lite0"
         What computes the rows; an extractor brings its dtype, batch size, device and so on (its
         own store and `on_error` are not used).
+    decode : {"exact", "fast"}, optional
+        How files become pixels (see `FeatureExtractor`); by default as the extractor says, else
+        "exact".
     column : str, optional
         Column of a list that holds the paths.
     progress : bool or callable, default=False
@@ -112,7 +109,7 @@ def extract(
     Raises
     ------
     ValueError
-        If the inputs name nothing.
+        If the inputs name nothing, or `decode` is another mode.
     StoreError
         If the store cannot be written.
 
@@ -122,6 +119,9 @@ def extract(
     >>> summary = jobs.extract("photos/", "feats/", "resnet50")  # doctest: +SKIP
     """
     extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
+    if decode is not None:
+        settings = extractor.get_params(deep=False)
+        extractor = FeatureExtractor(**{**settings, "decode": decode})
     return extract_items(collect(inputs, column=column), store, extractor, progress)[0]
 
 
@@ -137,8 +137,10 @@ def extract_items(
     loaded = load_backbone(
         extractor.backbone, preprocessing=extractor.preprocessing, device=extractor.device
     )
-    space = row_space(loaded, extractor.dtype, extractor.deterministic)
-    options = RunOptions(extractor.batch_size, extractor.deterministic, extractor.dtype)
+    space = extractor.space_
+    options = RunOptions(
+        extractor.batch_size, extractor.deterministic, extractor.dtype, extractor.decode
+    )
     items: dict[int, Item] = {}
     counts = {"computed": 0, "stored": 0, "bad": 0}
     running = time.perf_counter()

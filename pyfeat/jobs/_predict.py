@@ -78,6 +78,7 @@ def extractor_of(space: Space) -> FeatureExtractor:
         preprocessing=Preprocessing.from_parts(parts["preprocessing"]),
         dtype=space.dtype,
         deterministic=bool(parts.get("deterministic", False)),
+        decode=parts.get("decode", "exact"),
     )
     check_same_space(space, extractor.get_space(), "the backbone")
     return extractor

@@ -1,6 +1,14 @@
 """Hot loops, each with a plain reference and as many fast backends as it has."""
 
+from pyfeat.ops._decode import DECODE_MODES, decode, decode_preprocess
 from pyfeat.ops._explain import explain
 from pyfeat.ops._preprocess import Preprocessing, preprocess
 
-__all__ = ["Preprocessing", "explain", "preprocess"]
+__all__ = [
+    "DECODE_MODES",
+    "Preprocessing",
+    "decode",
+    "decode_preprocess",
+    "explain",
+    "preprocess",
+]

@@ -74,7 +74,13 @@ def test_unknown_backbone_is_told_in_one_line(
 
 @pytest.mark.parametrize(
     "option",
-    [("--dtype", "int3"), ("--batch-size", "0"), ("--batch-size", "x"), ("--device", "banana")],
+    [
+        ("--dtype", "int3"),
+        ("--batch-size", "0"),
+        ("--batch-size", "x"),
+        ("--device", "banana"),
+        ("--decode", "slow"),
+    ],
     ids=" ".join,
 )
 def test_wrong_value_is_wrong_usage_and_json_on_request(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pyfeat.errors import InputError
-from pyfeat.extract._decode import decode_image, image_from_array, image_from_pil, read_file
+from pyfeat.extract._decode import image_from_array, image_from_pil, read_file
+from pyfeat.ops import decode
 
 ORIENTATION = 0x0112
 
@@ -23,6 +24,10 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
+
+
+def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
+    return decode(content, name=name)
 
 
 def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ from pyfeat.backbones import load_backbone
 from pyfeat.errors import BackendError, InputError, SpaceError, StoreWarning
 from pyfeat.extract import Input
 from pyfeat.extract._batches import Batches
-from pyfeat.ops import preprocess
+from pyfeat.ops import decode
 
 from .conftest import SMALL, Seen, SmallBackbone
 
@@ -187,7 +187,7 @@ def test_rows_agree_to_the_stated_tolerance_where_batches_are_not_cut_up(
     # As on a GPU: one forward pass for the whole batch.
     loaded = replace(load_backbone("efficientnet_lite0", device="cpu"), chunk=None)
     tensors = [
-        preprocess(Input(p, p).pixels(Path(p).read_bytes()), loaded.preprocessing) for p in photos
+        Input(p, p).tensor(Path(p).read_bytes(), loaded.preprocessing, "exact") for p in photos
     ]
     rows = Batches(loaded, loaded.device, size, one_by_one=False)(tensors)
     chunked = load_backbone("efficientnet_lite0", device="cpu")(torch.stack(tensors)).numpy()
@@ -273,9 +273,10 @@ def test_changed_file_is_a_miss(
         {"preprocessing": replace(SMALL, mean=(0.5, 0.5, 0.5))},
         {"dtype": "float16"},
         {"deterministic": True},
+        {"decode": "fast"},
         {"backbone": SmallBackbone(seed=1)},
     ],
-    ids=["filter", "mean", "dtype", "deterministic", "weights"],
+    ids=["filter", "mean", "dtype", "deterministic", "decode", "weights"],
 )
 def test_changed_setting_is_a_miss(
     backbone: SmallBackbone, seen: Seen, photos: list[str], tmp_path: Path, change: dict[str, Any]
@@ -470,3 +471,32 @@ def test_jpeg_bytes_are_decoded(backbone: SmallBackbone, rng: np.random.Generato
     transform = extractor(backbone, deterministic=True).transform
     want = transform([np.asarray(Image.open(buffer))])
     np.testing.assert_array_equal(transform([buffer.getvalue()]), want)
+
+
+def large_jpeg() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_fast_rows_are_those_of_the_file_decoded_smaller(backbone: SmallBackbone) -> None:
+    content = large_jpeg()
+    pixels = decode(content, mode="fast", target=SMALL.resize)
+    assert pixels.shape == (40, 50, 3)
+    want = extractor(backbone, deterministic=True).transform([pixels])
+    got = extractor(backbone, deterministic=True, decode="fast").transform([content])
+    np.testing.assert_array_equal(got, want)
+
+
+def test_exact_rows_are_the_default_and_not_named_in_the_space(backbone: SmallBackbone) -> None:
+    exact = extractor(backbone).get_space()
+    assert exact == extractor(backbone, decode="exact").get_space()
+    assert "decode" not in exact.parts
+    fast = extractor(backbone, decode="fast").get_space()
+    assert fast == Space(exact.dim, exact.dtype, {**exact.parts, "decode": "fast"})
+
+
+def test_other_ways_to_decode_are_refused(backbone: SmallBackbone) -> None:
+    with pytest.raises(ValueError, match=r"decode must be one of \['exact', 'fast'\], got 'quick'"):
+        extractor(backbone, decode="quick").fit()

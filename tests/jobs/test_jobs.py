@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from torch import nn
 
 from pyfeat import FeatureExtractor, FeatureStore
@@ -108,6 +109,18 @@ def test_rows_of_a_job_are_those_of_the_transformer(class_folders: Path, tmp_pat
     fresh = fx.transform(paths)
     stored = fx.set_params(store=tmp_path / "feats").transform(paths)
     np.testing.assert_array_equal(stored, fresh)
+
+
+def test_decode_of_a_job_overrides_that_of_its_extractor(
+    class_folders: Path, tmp_path: Path
+) -> None:
+    fx = pooled_colours()
+    exact = extract(class_folders, tmp_path / "feats", fx)
+    fast = extract(class_folders, tmp_path / "feats", fx, decode="fast")
+    assert fast.space == clone(fx).set_params(decode="fast").get_space().fingerprint
+    assert (fast.space != exact.space, fast.computed, fx.decode) == (True, 12, "exact")
+    again = extract(class_folders, tmp_path / "feats", clone(fx).set_params(decode="fast"))
+    assert (again.space, again.stored) == (fast.space, 12)
 
 
 def test_fit_learns_the_names_of_folders(class_folders: Path, tmp_path: Path) -> None:
