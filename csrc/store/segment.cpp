@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::size_t kKeysAtOnce = 16;
 // Of n keys the first guess misses by some sqrt(n) / 2, each better one by the root of that.
-constexpr int kBetterGuesses = 2;
-constexpr std::size_t kFirstStep = 4;
+constexpr int kBetterGuesses = 3;
+constexpr std::size_t kWindow = 16;  // keys around the last guess that are compared at once
 
 // Where among n sorted hashes one with these leading bits is expected.
 std::size_t expected_position(std::uint64_t high, std::size_t n) {
@@ -51,8 +51,25 @@ std::size_t Segment::better_guess(std::size_t guess, const Key& wanted) const {
 
 // The first key that is not smaller than `wanted`, or n.
 std::size_t Segment::first_not_below(std::size_t guess, const Key& wanted) const {
+  if (guess >= kWindow / 2 && guess + kWindow / 2 <= n_) {
+    // Counted without a branch: a hash is as likely on this side of the guess as on that.
+    const std::size_t begin = guess - kWindow / 2;
+    std::size_t below = 0;
+    for (std::size_t i = begin; i < begin + kWindow; ++i) {
+      const Key there = key(i);
+      below += static_cast<unsigned>(there.high < wanted.high) |
+               (static_cast<unsigned>(there.high == wanted.high) &
+                static_cast<unsigned>(there.low < wanted.low));
+    }
+    if (0 < below && below < kWindow) return begin + below;
+  }
+  return search(guess, wanted);
+}
+
+// The same by steps that double and then halve, however wrong the guess is.
+std::size_t Segment::search(std::size_t guess, const Key& wanted) const {
   // Invariant: every key before `low` is smaller than wanted, every key from `high` on is not.
-  std::size_t low = 0, high = n_, step = kFirstStep;
+  std::size_t low = 0, high = n_, step = kWindow;
   if (key(guess) < wanted) {
     low = guess + 1;
     while (low + step < n_ && key(low + step) < wanted) low += step + 1, step *= 2;
@@ -92,6 +109,10 @@ void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) 
         at[j] = better_guess(at[j], wanted[j]);
         __builtin_prefetch(key_at(at[j]));
       }
+    }
+    for (std::size_t j = 0; j < m; ++j) {
+      __builtin_prefetch(key_at(at[j] - std::min(at[j], kWindow / 2)));
+      __builtin_prefetch(key_at(at[j] + kWindow / 2));  // past the keys lie other tables: no harm
     }
     for (std::size_t j = 0; j < m; ++j) {
       at[j] = first_not_below(at[j], wanted[j]);

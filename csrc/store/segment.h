@@ -56,6 +56,7 @@ class Segment {
   std::uint64_t order(std::size_t i) const;
   std::size_t better_guess(std::size_t guess, const Key& wanted) const;
   std::size_t first_not_below(std::size_t guess, const Key& wanted) const;
+  std::size_t search(std::size_t guess, const Key& wanted) const;
 
   std::string path_;
   std::size_t n_;
