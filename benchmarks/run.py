@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> int:
     for name in wanted:
         report = run(name, plan)
         print(json.dumps(report) if options.json else table(report))
-        if not (options.quick or options.no_save or options.backends):
+        if report["rows"] and not (options.quick or options.no_save or options.backends):
             print(f"wrote {save(report)}", file=sys.stderr)
         wrong += sum(row["status"] == "WRONG" for row in report["rows"])
     return 1 if wrong else 0
