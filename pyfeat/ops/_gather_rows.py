@@ -224,9 +224,7 @@ def _cpp(
     near = [x if x.stride(1) == 1 or d < 2 else x.contiguous() for x in sources]
     factors = [x.contiguous() for x in scales] if scales is not None else None
     if out is None:
-        # numpy asks for huge pages: half of the time would else go into the first touch of each.
-        room = np.empty(len(which) * d * dtype.itemsize, np.uint8)
-        out = torch.from_numpy(room).view(dtype).reshape(len(which), d)
+        out = _room(len(which), d, dtype)
     copies = dtype == sources[0].dtype and scales is None
     places = [
         (x.data_ptr(), x.stride(0) * size, factors[i].data_ptr() if factors else 0)
@@ -244,6 +242,17 @@ def _cpp(
         threads=num_threads(),
     )
     return out
+
+
+def _room(m: int, d: int, dtype: torch.dtype) -> Tensor:
+    """Return an empty tensor that numpy allocated: it asks for huge pages.
+
+    Else half of the time may go into the first touch of every small one.
+    """
+    if m * d == 0:
+        return torch.empty((m, d), dtype=dtype)
+    bytes_ = torch.from_numpy(np.empty(m * d * dtype.itemsize, np.uint8))
+    return bytes_.view(dtype).reshape(m, d)
 
 
 def _cpp_refuses(
