@@ -23,6 +23,7 @@ one are alive. `quick` asks for the smallest case or two.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +31,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import device
 import numpy as np
 import torch
 
 SAMPLE_SECONDS = 0.01  # one sample repeats a short call until it lasts this long
 PERCENTILES = (20, 50, 80)
+BACKEND = r"(cpp(\[\w+\])?|cuda|triton|reference)(?!\w)"
 
 Row = dict[str, Any]
 
@@ -46,9 +49,10 @@ class Contestant:
     Parameters
     ----------
     name : str
-        Column "contestant" of the table.
+        Column "contestant" of the table. One of ours begins with "pyfeat BACKEND", and may go on:
+        "pyfeat cpp[avx512], float16 base".
     run : callable, optional
-        Does the work once and returns the result; on a GPU, waits for it. None with a `skip`.
+        Does the work once and returns the result; on a GPU it need not wait. None with a `skip`.
     bound : float, default=0.0
         Largest error that still counts as right.
     skip : str, optional
@@ -59,6 +63,12 @@ class Contestant:
     run: Callable[[], Any] | None = None
     bound: float = 0.0
     skip: str | None = None
+
+    @property
+    def backend(self) -> str | None:
+        """Backend the name says, "cpp[avx2]" or "triton"; None for everybody else's."""
+        found = re.match(BACKEND, self.name.removeprefix("pyfeat "))
+        return found[0] if found and self.name.startswith("pyfeat ") else None
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,8 @@ class Case:
         Threads the contestants use: the ceilings are measured with as many.
     torch_threads : int, default=1
         What torch may use inside one call.
+    device : {"cpu", "cuda"}, default="cpu"
+        Where the contestants run: whose ceilings count, and what a clock waits for.
     """
 
     name: str
@@ -100,6 +112,7 @@ class Case:
     flop: int | None = None
     threads: int = 1
     torch_threads: int = 1
+    device: str = "cpu"
 
 
 def in_threads(run: Callable[[], Any], threads: int, calls: int) -> Callable[[], Any]:
@@ -118,7 +131,10 @@ def in_threads(run: Callable[[], Any], threads: int, calls: int) -> Callable[[],
 
 def largest_difference(result: Any, expected: Any) -> float:
     """Return max |result - expected| in float64; infinite when the shapes differ."""
-    a, b = np.asarray(result, np.float64), np.asarray(expected, np.float64)
+    a, b = (
+        x.detach().double().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, float)
+        for x in (result, expected)
+    )
     return float(np.abs(a - b).max()) if a.shape == b.shape else math.inf
 
 
@@ -129,12 +145,13 @@ def measure(case: Case, rounds: int) -> list[Row]:
     racing = [
         (row, c.run) for row, c in zip(rows, case.contestants, strict=True) if row["status"] == "ok"
     ]
-    calls = [_calls_per_sample(run) for _, run in racing]
+    wait = device.wait_for(case.device)
+    calls = [_calls_per_sample(run, wait) for _, run in racing]
     samples: list[list[float]] = [[] for _ in racing]
     for turn in range(rounds):
         for at in range(len(racing)):
             i = (at + turn) % len(racing)  # nobody always follows the same rival's cache
-            samples[i].append(_seconds(racing[i][1], calls[i]))
+            samples[i].append(_seconds(racing[i][1], calls[i], wait))
     for (row, _), seconds in zip(racing, samples, strict=True):
         row.update(_times(case, seconds))
     return rows
@@ -149,26 +166,34 @@ def _checked(case: Case, contestant: Contestant) -> Row:
     return {**row, "status": "ok" if right else "WRONG", "error": error, "bound": contestant.bound}
 
 
-def _seconds(run: Callable[[], Any], calls: int) -> float:
+def _nothing() -> None:
+    pass
+
+
+def _seconds(run: Callable[[], Any], calls: int, wait: Callable[[], Any] = _nothing) -> float:
+    wait()
     start = time.perf_counter()
     for _ in range(calls):
         run()
+    wait()
     return (time.perf_counter() - start) / calls
 
 
-def _calls_per_sample(run: Callable[[], Any]) -> int:
+def _calls_per_sample(run: Callable[[], Any], wait: Callable[[], Any]) -> int:
     run()
-    return max(1, math.ceil(SAMPLE_SECONDS / max(_seconds(run, 1), 1e-7)))
+    return max(1, math.ceil(SAMPLE_SECONDS / max(_seconds(run, 1, wait), 1e-7)))
 
 
 def _times(case: Case, seconds: list[float]) -> Row:
     p20, p50, p80 = (float(p) for p in np.percentile(seconds, PERCENTILES))
     row: Row = {"p20_us": p20 * 1e6, "p50_us": p50 * 1e6, "p80_us": p80 * 1e6}
     row["items_per_s"] = case.items / p50
+    if case.device != "cpu":
+        return row | device.shares(case.device, case.bytes, case.flop, p50)
     if case.bytes is not None:
-        row["share_of_read"] = case.bytes / p50 / bytes_per_second(case.threads)
+        row["share_of_bytes"] = case.bytes / p50 / bytes_per_second(case.threads)
     if case.flop is not None:
-        row["share_of_peak"] = case.flop / p50 / flop_per_second(case.threads)
+        row["share_of_flop"] = case.flop / p50 / flop_per_second(case.threads)
     return row
 
 

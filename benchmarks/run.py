@@ -1,22 +1,27 @@
 """Run benchmarks.
 
-    python benchmarks/run.py NAME... [--json] [--rounds N] [--quick] [--no-save]
+    python benchmarks/run.py NAME... [--backends cpp,triton] [--device cuda] [--json]
+                             [--rounds N] [--seconds N] [--quick] [--no-save]
     python benchmarks/run.py all
     python benchmarks/run.py --list
 
-Prints a table, and writes benchmarks/results/NAME-MACHINE.json unless `--quick` or `--no-save`.
+Prints a table, and writes benchmarks/results/NAME-MACHINE.json unless `--quick`, `--no-save` or
+`--backends` asks for less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
 import shlex
 import subprocess
 import sys
+import time
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +31,9 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from harness import Row, measure  # noqa: E402  the path is set above
+from harness import Contestant, Row, measure  # noqa: E402  the path is set above
+
+from pyfeat._config import num_threads  # noqa: E402
 
 PACKAGES = (
     "numpy",
@@ -41,6 +48,8 @@ PACKAGES = (
     "onnxruntime",
     "triton",
 )
+ISAS = ("generic", "avx2", "avx512", "avx512bf16")
+BACKENDS = ("cpp", *(f"cpp[{isa}]" for isa in ISAS), "triton", "cuda", "reference")
 # Environment variables that change how fast the contestants are.
 SETTINGS = (
     "OMP_NUM_THREADS",
@@ -96,13 +105,44 @@ def commit() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(changed)}
 
 
-def run(name: str, rounds: int, quick: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Plan:
+    """What of a benchmark is run, and how often."""
+
+    rounds: int
+    quick: bool
+    seconds: float
+    backends: tuple[str, ...]
+    device: str | None
+
+    def wants(self, contestant: Contestant) -> bool:
+        """Return whether a contestant runs: peers always, ours when its backend is asked for."""
+        backend = contestant.backend
+        return (
+            not self.backends
+            or backend is None
+            or bool({backend, backend.partition("[")[0]} & {*self.backends})
+        )
+
+
+def run(name: str, plan: Plan) -> dict[str, Any]:
     """Return the report of one benchmark: rows, and all that is needed to judge and repeat them."""
     rows: list[Row] = []
-    for case in import_module(f"bench_{name}").cases(quick):
-        rows += measure(case, rounds)
+    start = time.monotonic()
+    complete = True
+    for number, case in enumerate(import_module(f"bench_{name}").cases(plan.quick), 1):
+        passed = time.monotonic() - start
+        if passed > plan.seconds:
+            complete = False
+            break
+        if plan.device not in (None, case.device):
+            continue
+        print(f"{name}, after {passed:.0f} s: case {number}, {case.name}", file=sys.stderr)
+        chosen = [c for c in case.contestants if plan.wants(c)]
+        rows += measure(replace(case, contestants=chosen), plan.rounds)
     command = shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
-    return {"name": name, **commit(), "command": command, "rounds": rounds} | {
+    return {"name": name, **commit(), "command": command, "rounds": plan.rounds} | {
+        "complete": complete,
         "machine": machine(),
         "rows": rows,
     }
@@ -111,7 +151,8 @@ def run(name: str, rounds: int, quick: bool) -> dict[str, Any]:
 def save(report: dict[str, Any]) -> Path:
     """Write a report to results/NAME-MACHINE.json and return the path."""
     facts = report["machine"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']} {facts['cores']} cores".lower()).strip("-")
+    machine_name = f"{facts['cpu']} {facts['cores']} cores {facts['gpu'] or ''}"
+    slug = re.sub(r"[^a-z0-9]+", "-", machine_name.lower()).strip("-")
     path = HERE / "results" / f"{report['name']}-{slug}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -123,7 +164,7 @@ def table(report: dict[str, Any]) -> str:
     facts = report["machine"]
     state = f"{(report['commit'] or 'no commit')[:12]}{' + changes' if report['dirty'] else ''}"
     lines = [f"{report['name']}: {facts['cpu']}, {facts['cores']} cores, {state}"]
-    head = ("p20 us", "p50 us", "p80 us", "items/s", "of read", "of peak", "error")
+    head = ("p20 us", "p50 us", "p80 us", "items/s", "of bytes", "of flop", "error")
     case = None
     for row in report["rows"]:
         if row["case"] != case:
@@ -140,9 +181,24 @@ def _cells(row: Row) -> str:
         return f"  WRONG: error {row['error']:.3g}, at most {row['bound']:.3g} is right"
     times = "".join(f"{row[k]:>10.1f}" for k in ("p20_us", "p50_us", "p80_us", "items_per_s"))
     shares = "".join(
-        f"{row[k]:>10.1%}" if k in row else f"{'':>10}" for k in ("share_of_read", "share_of_peak")
+        f"{row[k]:>10.1%}" if k in row else f"{'':>10}" for k in ("share_of_bytes", "share_of_flop")
     )
     return f"{times}{shares}{row['error']:>10.3g}"
+
+
+def backend_names(text: str) -> tuple[str, ...]:
+    """Return the backends a comma-separated list names.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If one of them is no backend.
+    """
+    found = tuple(part.strip() for part in text.split(","))
+    for name in found:
+        if name not in BACKENDS:
+            raise argparse.ArgumentTypeError(f"must be of {', '.join(BACKENDS)}, got {name!r}")
+    return found
 
 
 def main(arguments: list[str]) -> int:
@@ -154,6 +210,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, no table")
     parser.add_argument("--rounds", type=int, default=30, help="samples of each contestant")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="begin no case of a benchmark after N s"
+    )
+    parser.add_argument(
+        "--backends",
+        type=backend_names,
+        default=(),
+        metavar="NAME,...",
+        help=f"of pyfeat's contestants only these: {', '.join(BACKENDS)}; nothing is saved",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="only cases on this device")
     parser.add_argument("--quick", action="store_true", help="few cases, 3 rounds, nothing saved")
     parser.add_argument("--no-save", action="store_true", help="write no file")
     options = parser.parse_args(arguments)
@@ -167,11 +234,22 @@ def main(arguments: list[str]) -> int:
         )
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    try:
+        num_threads()
+    except ValueError as error:
+        parser.error(str(error))
+    plan = Plan(
+        3 if options.quick else options.rounds,
+        options.quick,
+        options.seconds,
+        options.backends,
+        options.device,
+    )
     wrong = 0
     for name in wanted:
-        report = run(name, 3 if options.quick else options.rounds, options.quick)
+        report = run(name, plan)
         print(json.dumps(report) if options.json else table(report))
-        if not (options.quick or options.no_save):
+        if report["rows"] and not (options.quick or options.no_save or options.backends):
             print(f"wrote {save(report)}", file=sys.stderr)
         wrong += sum(row["status"] == "WRONG" for row in report["rows"])
     return 1 if wrong else 0

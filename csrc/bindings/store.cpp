@@ -5,6 +5,7 @@
 #include "../store/crc32c.h"
 #include "../store/seal.h"
 #include "../store/segment.h"
+#include "../store/segments.h"
 #include "../store/tail.h"
 #include "bindings.h"
 
@@ -80,6 +81,26 @@ Gather check_gather(Source& source, const Bytes& keys, const Numbers& rows,
   return {n, keys.data(), rows.data(), p, out.mutable_data()};
 }
 
+// Returns the bytes of a row. All segments must have rows of one size.
+std::size_t check_request(const Segments& segments, const Request& request, const Numbers& source,
+                          const Numbers& row, const Bytes& out) {
+  require(!segments.empty(), "segments must not be empty");
+  const std::size_t row_bytes = segments[0]->row_bytes();
+  for (const Segment* s : segments)
+    require(s && s->row_bytes() == row_bytes, "segments must have rows of one size");
+  const auto n = static_cast<py::ssize_t>(request.n);
+  require(source.size() == n && row.size() == n, "source and row must have one number a key");
+  const std::size_t width = row_bytes * (request.widen ? 2 : 1);
+  require(out.ndim() == 2 && out.shape(0) == n && static_cast<std::size_t>(out.shape(1)) == width,
+          "out must have shape (n, bytes of a row)");
+  for (std::size_t i = 0; i < request.n; ++i) {
+    const auto s = static_cast<std::size_t>(request.source[i]);
+    require(s >= segments.size() || static_cast<std::size_t>(request.row[i]) < segments[s]->size(),
+            "rows must lie in their segment");
+  }
+  return row_bytes;
+}
+
 void bind_tail(py::module_& m) {
   py::class_<Tail>(m, "Tail", "A writer's own log.")
       .def_static(
@@ -134,18 +155,43 @@ void bind_segment(py::module_& m) {
            py::arg("path"), py::arg("n"), py::arg("row_bytes"), py::arg("keys"), py::arg("order"),
            py::arg("crcs"), py::arg("rows"))
       .def("find", &find<const Segment>, py::arg("keys"))
-      .def("gather",
-           [](const Segment& s, const Bytes& keys, const Numbers& rows, const Numbers& positions,
-              Bytes out, std::size_t threads) {
-             const Gather g = check_gather(s, keys, rows, positions, out);
-             py::gil_scoped_release release;
-             return s.gather(g.keys, g.rows, g.positions, g.n, g.out, threads);
-           })
       .def("damaged_rows", &Segment::damaged_rows, py::call_guard<py::gil_scoped_release>())
       .def("crc_of", &Segment::crc_of, py::call_guard<py::gil_scoped_release>())
       .def("keys", [](const Segment& s) { return as_keys(s.keys_in_row_order()); })
       .def("offset", &Segment::offset, py::arg("row"))
       .def_property_readonly("path", [](const Segment& s) { return as_path(s.path()); });
+}
+
+void bind_segments(py::module_& m) {
+  m.def(
+      "locate",
+      [](const Segments& segments, const Bytes& keys, std::size_t threads) {
+        const std::size_t n = count_keys(keys);
+        Numbers source(static_cast<py::ssize_t>(n)), row(static_cast<py::ssize_t>(n));
+        std::int64_t *s = source.mutable_data(), *r = row.mutable_data();
+        const std::uint8_t* k = keys.data();
+        {
+          const py::gil_scoped_release release;
+          locate(segments, k, n, s, r, threads);
+        }
+        return py::make_tuple(source, row);
+      },
+      py::arg("segments"), py::arg("keys"), py::arg("threads"),
+      "(segment, row) of every key, int64: the first segment that holds it; -1 where none does.");
+  m.def(
+      "gather",
+      [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,
+         Bytes out, bool widen, std::size_t threads) {
+        const Request request{keys.data(), source.data(), row.data(), count_keys(keys), widen};
+        const std::size_t row_bytes = check_request(segments, request, source, row, out);
+        std::uint8_t* to = out.mutable_data();
+        const py::gil_scoped_release release;
+        return gather(segments, row_bytes, request, to, threads);
+      },
+      py::arg("segments"), py::arg("keys"), py::arg("source"), py::arg("row"), py::arg("out"),
+      py::arg("widen"), py::arg("threads"),
+      "Writes the rows that `locate` found to `out`, (n, bytes) uint8, as they are or (`widen`)\n"
+      "float16 as float32; zeros where the source is no segment. Returns which fail their CRC.");
 }
 
 }  // namespace
@@ -179,6 +225,7 @@ void bind_store(py::module_& m) {
         py::arg("space"), py::arg("aside"), py::call_guard<py::gil_scoped_release>());
   bind_tail(m);
   bind_segment(m);
+  bind_segments(m);
 }
 
 }  // namespace pyfeat

@@ -3,16 +3,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <system_error>
-#include <thread>
 
 #include "crc32c.h"
 
 namespace pyfeat::store {
 namespace {
 
-// Below this many bytes a second thread costs more than it brings.
-constexpr std::size_t kBytesPerThread = 1 << 20;
+constexpr std::size_t kKeysAtOnce = 16;
+// Of n keys the first guess misses by some sqrt(n) / 2, each better one by the root of that.
+constexpr int kBetterGuesses = 3;
+constexpr std::size_t kWindow = 16;  // keys around the last guess that are compared at once
 
 // Where among n sorted hashes one with these leading bits is expected.
 std::size_t expected_position(std::uint64_t high, std::size_t n) {
@@ -34,16 +34,43 @@ Segment::Segment(const std::string& path, std::size_t n, std::size_t row_bytes,
 
 std::uint64_t Segment::order(std::size_t i) const {
   std::uint64_t row;
-  std::memcpy(&row, base_ + layout_.order + i * 8, 8);
+  std::memcpy(&row, order_at(i), 8);
   return row;
 }
 
-std::int64_t Segment::find_one(const Key& wanted) const {
+// Where `wanted` is expected, judged by the key at `guess`.
+std::size_t Segment::better_guess(std::size_t guess, const Key& wanted) const {
+  const std::uint64_t there = key(guess).high;
+  if (wanted.high < there) {
+    const std::size_t back = expected_position(there - wanted.high, n_);
+    return guess > back ? guess - back : 0;
+  }
+  const std::size_t on = expected_position(wanted.high - there, n_);
+  return std::min(guess + on, n_ - 1);
+}
+
+// The first key that is not smaller than `wanted`, or n.
+std::size_t Segment::first_not_below(std::size_t guess, const Key& wanted) const {
+  if (guess >= kWindow / 2 && guess + kWindow / 2 <= n_) {
+    // Counted without a branch: a hash is as likely on this side of the guess as on that.
+    const std::size_t begin = guess - kWindow / 2;
+    std::size_t below = 0;
+    for (std::size_t i = begin; i < begin + kWindow; ++i) {
+      const Key there = key(i);
+      below += static_cast<unsigned>(there.high < wanted.high) |
+               (static_cast<unsigned>(there.high == wanted.high) &
+                static_cast<unsigned>(there.low < wanted.low));
+    }
+    if (0 < below && below < kWindow) return begin + below;
+  }
+  return search(guess, wanted);
+}
+
+// The same by steps that double and then halve, however wrong the guess is.
+std::size_t Segment::search(std::size_t guess, const Key& wanted) const {
   // Invariant: every key before `low` is smaller than wanted, every key from `high` on is not.
-  std::size_t low = 0, high = n_;
-  const std::size_t guess = expected_position(wanted.high, n_);
-  std::size_t step = 16;
-  if (guess < n_ && key(guess) < wanted) {
+  std::size_t low = 0, high = n_, step = kWindow;
+  if (key(guess) < wanted) {
     low = guess + 1;
     while (low + step < n_ && key(low + step) < wanted) low += step + 1, step *= 2;
     high = std::min(n_, low + step);
@@ -60,49 +87,49 @@ std::int64_t Segment::find_one(const Key& wanted) const {
       high = middle;
     }
   }
-  if (low >= n_ || !(key(low) == wanted)) return -1;
-  const std::uint64_t row = order(low);
-  return row < n_ ? static_cast<std::int64_t>(row) : -1;
+  return low;
 }
 
 void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) const {
-  for (std::size_t i = 0; i < n; ++i) rows[i] = find_one(Key::load(keys + i * kKeyBytes));
+  if (n_ == 0) {
+    std::fill(rows, rows + n, -1);
+    return;
+  }
+  for (std::size_t begin = 0; begin < n; begin += kKeysAtOnce) {
+    const std::size_t m = std::min(kKeysAtOnce, n - begin);
+    Key wanted[kKeysAtOnce];
+    std::size_t at[kKeysAtOnce];
+    for (std::size_t j = 0; j < m; ++j) {
+      wanted[j] = Key::load(keys + (begin + j) * kKeyBytes);
+      at[j] = expected_position(wanted[j].high, n_);
+      __builtin_prefetch(key_at(at[j]));
+    }
+    for (int round = 0; round < kBetterGuesses; ++round) {
+      for (std::size_t j = 0; j < m; ++j) {
+        at[j] = better_guess(at[j], wanted[j]);
+        __builtin_prefetch(key_at(at[j]));
+      }
+    }
+    for (std::size_t j = 0; j < m; ++j) {
+      __builtin_prefetch(key_at(at[j] - std::min(at[j], kWindow / 2)));
+      __builtin_prefetch(key_at(at[j] + kWindow / 2));  // past the keys lie other tables: no harm
+    }
+    for (std::size_t j = 0; j < m; ++j) {
+      at[j] = first_not_below(at[j], wanted[j]);
+      __builtin_prefetch(order_at(at[j]));
+    }
+    for (std::size_t j = 0; j < m; ++j) {
+      const bool found = at[j] < n_ && key(at[j]) == wanted[j];
+      const std::uint64_t row = found ? order(at[j]) : n_;
+      rows[begin + j] = row < n_ ? static_cast<std::int64_t>(row) : -1;
+    }
+  }
 }
 
 bool Segment::row_is_good(const std::uint8_t* key, std::uint64_t row) const {
   std::uint32_t stored;
   std::memcpy(&stored, base_ + layout_.crcs + row * 4, 4);
-  return crc32c(base_ + layout_.rows + row * row_bytes_, row_bytes_, crc32c(key, kKeyBytes)) ==
-         stored;
-}
-
-std::vector<std::int64_t> Segment::gather(const std::uint8_t* keys, const std::int64_t* rows,
-                                          const std::int64_t* positions, std::size_t n,
-                                          std::uint8_t* out, std::size_t threads) const {
-  threads = std::max<std::size_t>(1, std::min(threads, n * row_bytes_ / kBytesPerThread));
-  std::vector<std::uint8_t> good(n);  // made here: a worker must not throw
-  const auto work = [&](std::size_t t) {
-    for (std::size_t i = n * t / threads; i < n * (t + 1) / threads; ++i) {
-      const auto row = static_cast<std::uint64_t>(rows[i]);
-      std::memcpy(out + positions[i] * row_bytes_, base_ + layout_.rows + row * row_bytes_,
-                  row_bytes_);
-      good[i] = row_is_good(keys + i * kKeyBytes, row);
-    }
-  };
-  std::vector<std::thread> helpers;
-  helpers.reserve(threads);
-  std::size_t t = 1;
-  try {
-    for (; t < threads; ++t) helpers.emplace_back(work, t);
-  } catch (const std::system_error&) {
-    for (; t < threads; ++t) work(t);  // no more threads to be had
-  }
-  work(0);
-  for (std::thread& helper : helpers) helper.join();
-  std::vector<std::int64_t> damaged;
-  for (std::size_t i = 0; i < n; ++i)
-    if (!good[i]) damaged.push_back(static_cast<std::int64_t>(i));
-  return damaged;
+  return crc32c(this->row(row), row_bytes_, crc32c(key, kKeyBytes)) == stored;
 }
 
 std::vector<std::int64_t> Segment::damaged_rows() const {
@@ -110,7 +137,7 @@ std::vector<std::int64_t> Segment::damaged_rows() const {
   std::vector<std::int64_t> damaged;
   for (std::size_t i = 0; i < n_; ++i) {
     const std::uint64_t row = order(i);
-    if (row < n_ && row_is_good(base_ + layout_.keys + i * kKeyBytes, row)) seen[row] = 1;
+    if (row < n_ && row_is_good(key_at(i), row)) seen[row] = 1;
   }
   for (std::size_t row = 0; row < n_; ++row)
     if (!seen[row]) damaged.push_back(static_cast<std::int64_t>(row));
@@ -125,8 +152,7 @@ std::vector<std::uint8_t> Segment::keys_in_row_order() const {
   std::vector<std::uint8_t> keys(n_ * kKeyBytes, 0);
   for (std::size_t i = 0; i < n_; ++i) {
     const std::uint64_t row = order(i);
-    if (row < n_)
-      std::memcpy(keys.data() + row * kKeyBytes, base_ + layout_.keys + i * kKeyBytes, kKeyBytes);
+    if (row < n_) std::memcpy(keys.data() + row * kKeyBytes, key_at(i), kKeyBytes);
   }
   return keys;
 }

@@ -25,14 +25,18 @@ class Segment {
   // Throws StoreError when the file is shorter than the layout says.
   Segment(const std::string& path, std::size_t n, std::size_t row_bytes, SegmentLayout layout);
 
-  // rows[i] = row number of keys[i], or -1. About two cache misses a key: keys are hashes, so
-  // where one lies follows from its value.
+  // rows[i] = row number of keys[i], or -1. Keys are hashes, so where one lies follows from its
+  // value: guesses for several keys are mended side by side, so that none waits for memory alone.
   void find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) const;
-  // Copies row rows[i] to out[positions[i]] on `threads` threads. Returns the i whose key, row or
-  // CRC do not belong together.
-  std::vector<std::int64_t> gather(const std::uint8_t* keys, const std::int64_t* rows,
-                                   const std::int64_t* positions, std::size_t n, std::uint8_t* out,
-                                   std::size_t threads) const;
+  const std::uint8_t* row(std::uint64_t row) const {
+    return base_ + layout_.rows + row * row_bytes_;
+  }
+  // Asks the cache for what `row_is_good` needs besides the row.
+  void expect_check(std::uint64_t row) const {
+    __builtin_prefetch(base_ + layout_.crcs + row * sizeof(std::uint32_t));
+  }
+  // Whether key, row and CRC belong together.
+  bool row_is_good(const std::uint8_t* key, std::uint64_t row) const;
   // Row numbers whose CRC does not fit, and of entries of `order` that name no row.
   std::vector<std::int64_t> damaged_rows() const;
   // CRC32C of a byte range of the file.
@@ -46,10 +50,13 @@ class Segment {
   const std::string& path() const { return path_; }
 
  private:
-  Key key(std::size_t i) const { return Key::load(base_ + layout_.keys + i * kKeyBytes); }
+  const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
+  Key key(std::size_t i) const { return Key::load(key_at(i)); }
+  const std::uint8_t* order_at(std::size_t i) const { return base_ + layout_.order + i * 8; }
   std::uint64_t order(std::size_t i) const;
-  bool row_is_good(const std::uint8_t* key, std::uint64_t row) const;
-  std::int64_t find_one(const Key& wanted) const;
+  std::size_t better_guess(std::size_t guess, const Key& wanted) const;
+  std::size_t first_not_below(std::size_t guess, const Key& wanted) const;
+  std::size_t search(std::size_t guess, const Key& wanted) const;
 
   std::string path_;
   std::size_t n_;

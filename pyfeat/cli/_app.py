@@ -51,7 +51,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Images to features to predictions: frozen backbones, a crash-safe store, light heads.",
     epilog="Exit codes: 0 done, 3 some inputs could not be read (listed with reason), "
-    "2 wrong usage, 1 error, 130 interrupted.",
+    "2 wrong usage, 1 error, 130 interrupted. PYFEAT_NUM_THREADS limits the threads that decode, "
+    "compute and read rows (default: the cores there are); torch's own obey OMP_NUM_THREADS.",
 )
 
 

@@ -44,11 +44,27 @@ def _bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Few rounds, to see that it runs.")
     ] = False,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Beside the other libraries, only these backends: cpp (every instruction set), "
+            "cpp[avx2], triton, cuda, reference.",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Samples of each contestant; by default 30.")
+    ] = None,
     json_out: Json = False,
 ) -> int:
-    """Run benchmarks against other libraries (needs a checkout of the project)."""
+    """Run benchmarks against other libraries (needs a checkout of the project).
+
+    PYFEAT_NUM_THREADS limits the threads of pyfeat; each case says how many its rivals get.
+    """
     runner = _runner()
     options = [*(["--quick"] if quick else []), *(["--json"] if json_out else [])]
+    options += [f"--backends={backends}"] if backends is not None else []
+    options += [f"--rounds={rounds}"] if rounds is not None else []
     arguments = names or ["--list"]
     return subprocess.run(
         [sys.executable, str(runner), *arguments, *options], check=False

@@ -2,6 +2,7 @@
 
 from pyfeat.ops._decode import DECODE_MODES, decode, decode_preprocess
 from pyfeat.ops._explain import explain
+from pyfeat.ops._gather_rows import gather_rows
 from pyfeat.ops._preprocess import Preprocessing, preprocess
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "decode",
     "decode_preprocess",
     "explain",
+    "gather_rows",
     "preprocess",
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -27,13 +27,21 @@ def as_tensor(x: Any, name: str) -> Tensor:
         raise TypeError(f"{name} must be an ndarray or a Tensor, got {type(x).__name__}")
     if min(x.strides, default=0) < 0:
         x = x.copy()
-    with warnings.catch_warnings():
-        # Ops read their arguments: that torch cannot keep others from writing is no matter.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        try:
-            return torch.from_numpy(x)
-        except TypeError as error:
-            raise TypeError(f"{name} must hold numbers that torch knows, got {x.dtype}") from error
+    try:
+        return torch.from_numpy(x if x.flags.writeable else np.asarray(_Unlocked(x)))
+    except TypeError as error:
+        raise TypeError(f"{name} must hold numbers that torch knows, got {x.dtype}") from error
+
+
+class _Unlocked:
+    """Read-only memory as torch takes it without a warning: ops only read their arguments."""
+
+    def __init__(self, x: NDArray[Any]) -> None:
+        self.locked = x  # keeps the memory alive
+        self.__array_interface__ = {
+            **x.__array_interface__,
+            "data": (x.__array_interface__["data"][0], False),
+        }
 
 
 def like(x: Any, result: Tensor) -> Any:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyfeat.ops import _decode, _preprocess
+from pyfeat.ops import _decode, _gather_rows, _preprocess
 from pyfeat.ops._dispatch import explain_backends
 
-BACKENDS_OF = {"decode": _decode.BACKENDS, "preprocess": _preprocess.BACKENDS}
+BACKENDS_OF = {
+    "decode": _decode.BACKENDS,
+    "gather_rows": _gather_rows.BACKENDS,
+    "preprocess": _preprocess.BACKENDS,
+}
 
 
 def explain(op: str, *args: Any) -> dict[str, str]:
@@ -15,7 +19,7 @@ def explain(op: str, *args: Any) -> dict[str, str]:
 
     Parameters
     ----------
-    op : {"decode", "preprocess"}
+    op : {"decode", "gather_rows", "preprocess"}
         Name of the op.
     *args
         What the op would be called with, all positional.

@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pyfeat._identity import Space
-from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
+from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store import _layout as layout
+from pyfeat.store import _sources as at
 from pyfeat.store._reader import Reader
-from pyfeat.store._sources import Located, Source, as_keys, gather, locate
+from pyfeat.store._sources import Located, Source, as_keys, locate
 from pyfeat.store._view import View
 from pyfeat.store._writer import Writer
 
@@ -166,16 +167,19 @@ class FeatureStore:
         with self._lock:
             return locate(self._sources(), as_keys(keys)).found
 
-    def get(self, keys: Keys) -> NDArray[Any]:
+    def get(self, keys: Keys, *, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """Return the rows of keys.
 
         Parameters
         ----------
-        keys : ndarray of shape (n, 16), uint8, or sequence of bytes of length 16
+        keys : ndarray of shape (n, 16), uint8, or (n,), V16, or sequence of bytes of length 16
+            Arrays are faster.
+        dtype : {"float32", "float16"}, default=that of the space
+            Of the result. float16 rows become float32 while they are copied.
 
         Returns
         -------
-        rows : ndarray of shape (n, dim), dtype of the space
+        rows : ndarray of shape (n, dim), `dtype`
 
         Raises
         ------
@@ -183,8 +187,16 @@ class FeatureStore:
             If a key has no row.
         CorruptStoreError
             If a row fails its checksum; names file and offset.
+        ValueError
+            If `keys` has another form, or `dtype` is neither that of the space nor float32.
         """
-        return np.asarray(self.view(keys))
+        wanted = np.dtype(self.space.dtype if dtype is None else dtype)
+        if wanted not in (self.space.dtype, np.float32):
+            raise ValueError(f"dtype must be {self.space.dtype} or float32, got {wanted}")
+        keys = as_keys(keys)
+        with self._lock:
+            sources = self._sources()
+        return at.read_rows(sources, keys, at.locate_all(sources, keys), self.space, wanted)
 
     def get_intact(self, keys: Keys) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return what rows there are: missing and damaged ones are left to the caller to compute.
@@ -204,11 +216,11 @@ class FeatureStore:
         with self._lock:
             sources = self._sources()
         located = locate(sources, keys)
-        rows, damaged = gather(sources, keys, located, self.space)
+        rows, damaged = at.gather(sources, keys, located, self.space)
         intact = located.found.copy()
         for position, source, row in damaged:
             intact[position] = False
-            warnings.warn(_damage(source, row), StoreWarning, stacklevel=2)
+            warnings.warn(at.damage(source, row), StoreWarning, stacklevel=2)
         rows[~intact] = np.nan
         return rows, intact
 
@@ -232,20 +244,13 @@ class FeatureStore:
         keys = self.keys() if keys is None else as_keys(keys)
         with self._lock:
             sources = self._sources()
-        located = locate(sources, keys)
-        if not located.found.all():
-            first = keys[np.argmin(located.found)].tobytes().hex()
-            n = int((~located.found).sum())
-            raise KeyError(f"keys must be in the store, got {n} that are not, the first {first}")
+        located = at.locate_all(sources, keys)
 
         def read(positions: NDArray[np.int64]) -> NDArray[Any]:
             where = Located(located.source[positions], located.row[positions])
-            rows, damaged = gather(sources, keys[positions], where, self.space)
-            if damaged:
-                raise CorruptStoreError(_damage(*damaged[0][1:]))
-            return rows
+            return at.read_rows(sources, keys[positions], where, self.space)
 
-        return View(keys, self.space, np.lexsort((located.row, located.source)), read)
+        return View(keys, self.space, lambda: np.lexsort((located.row, located.source)), read)
 
     def refresh(self) -> None:
         """See what other writers have flushed or sealed since.
@@ -340,7 +345,3 @@ class FeatureStore:
 
 def _reopen(path: str, space: Space, mode: Literal["a", "r"], segment_bytes: int) -> FeatureStore:
     return FeatureStore(path, space, mode=mode, segment_bytes=segment_bytes)
-
-
-def _damage(source: Source, row: int) -> str:
-    return f"{source.path}, byte {source.offset(row)}: the row fails its checksum"

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyfeat import _core
 from pyfeat._config import num_threads
 from pyfeat._core import Segment, Tail
-from pyfeat._identity import Space
+from pyfeat._identity import KEY_BYTES, Space
+from pyfeat.errors import CorruptStoreError
 
 Source = Segment | Tail
+
+_KEY = np.dtype(f"V{KEY_BYTES}")
 
 
 @dataclass(frozen=True)
@@ -37,43 +41,108 @@ class Located:
 
 
 def locate(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
-    """Return the newest place of every key; `sources` are newest first."""
+    """Return the newest place of every key; `sources` are newest first, tails before segments."""
+    tails, segments = _by_kind(sources)
+    if not tails:
+        return Located(*_core.locate(segments, keys, num_threads()))
     source = np.full(len(keys), -1, np.int64)
     row = np.full(len(keys), -1, np.int64)
     open_positions = np.arange(len(keys))
-    for number, candidate in enumerate(sources):
-        if not len(open_positions):
-            break
-        rows = candidate.find(keys[open_positions])
+    for number, tail in enumerate(tails):
+        rows = tail.find(keys[open_positions])
         hit = rows >= 0
         source[open_positions[hit]] = number
         row[open_positions[hit]] = rows[hit]
         open_positions = open_positions[~hit]
+    if segments and len(open_positions):
+        numbers, rows = _core.locate(segments, keys[open_positions], num_threads())
+        source[open_positions] = np.where(numbers < 0, -1, numbers + len(tails))
+        row[open_positions] = rows
     return Located(source, row)
 
 
 def gather(
-    sources: Sequence[Source], keys: NDArray[np.uint8], located: Located, space: Space
+    sources: Sequence[Source],
+    keys: NDArray[np.uint8],
+    located: Located,
+    space: Space,
+    dtype: np.dtype[Any] | None = None,
 ) -> tuple[NDArray[Any], list[tuple[int, Source, int]]]:
     """Read the rows of located keys.
 
     Returns
     -------
-    rows : ndarray of shape (n, dim)
-        Rows of keys that are nowhere are not written.
+    rows : ndarray of shape (n, dim), `dtype` or that of the space
+        Rows of keys that are nowhere hold anything.
     damaged : list of (position, source, row)
         Rows that fail their checksum.
     """
-    rows = np.empty((len(keys), space.dim), space.dtype)
-    out = rows.view(np.uint8).reshape(len(keys), space.dim * rows.itemsize)
+    tails, segments = _by_kind(sources)
+    rows = np.empty((len(keys), space.dim), space.dtype if dtype is None else dtype)
     damaged: list[tuple[int, Source, int]] = []
-    for number in np.unique(located.source[located.found]):
+    if segments:
+        numbers = located.source - len(tails) if tails else located.source
+        out = rows.view(np.uint8).reshape(len(keys), space.dim * rows.itemsize)
+        widen = rows.dtype != space.dtype
+        bad = _core.gather(segments, keys, numbers, located.row, out, widen, num_threads())
+        damaged += [(int(i), segments[numbers[i]], int(located.row[i])) for i in bad]
+    for number, tail in enumerate(tails):
         positions = np.flatnonzero(located.source == number)
+        if not len(positions):
+            continue
         where = located.row[positions]
-        source = sources[number]
-        bad = source.gather(keys[positions], where, positions, out, num_threads())
-        damaged += [(int(positions[i]), source, int(where[i])) for i in bad]
+        part = np.empty((len(positions), space.dim), space.dtype)
+        out = part.view(np.uint8).reshape(len(positions), space.dim * part.itemsize)
+        bad = tail.gather(keys[positions], where, np.arange(len(positions)), out, num_threads())
+        rows[positions] = part
+        damaged += [(int(positions[i]), tail, int(where[i])) for i in bad]
     return rows, damaged
+
+
+def locate_all(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
+    """Return the newest place of every key.
+
+    Raises
+    ------
+    KeyError
+        If a key is nowhere.
+    """
+    located = locate(sources, keys)
+    if not located.found.all():
+        first = keys[np.argmin(located.found)].tobytes().hex()
+        n = int((~located.found).sum())
+        raise KeyError(f"keys must be in the store, got {n} that are not, the first {first}")
+    return located
+
+
+def read_rows(
+    sources: Sequence[Source],
+    keys: NDArray[np.uint8],
+    located: Located,
+    space: Space,
+    dtype: np.dtype[Any] | None = None,
+) -> NDArray[Any]:
+    """Return the rows of located keys, as `gather` does.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a row fails its checksum; names file and offset.
+    """
+    rows, damaged = gather(sources, keys, located, space, dtype)
+    if damaged:
+        raise CorruptStoreError(damage(*damaged[0][1:]))
+    return rows
+
+
+def damage(source: Source, row: int) -> str:
+    """Return where a damaged row lies, as a sentence."""
+    return f"{source.path}, byte {source.offset(row)}: the row fails its checksum"
+
+
+def _by_kind(sources: Sequence[Source]) -> tuple[list[Tail], list[Segment]]:
+    tails = [s for s in sources if isinstance(s, Tail)]
+    return tails, [s for s in sources if isinstance(s, Segment)]
 
 
 def as_keys(keys: Any) -> NDArray[np.uint8]:
@@ -82,16 +151,24 @@ def as_keys(keys: Any) -> NDArray[np.uint8]:
     Raises
     ------
     ValueError
-        If they are neither that nor a sequence of 16-byte `bytes`.
+        If they are neither that, nor an array of shape (n,) and dtype V16, nor a sequence of
+        16-byte `bytes`.
     """
     if not isinstance(keys, np.ndarray):
         keys = list(keys)
-        if any(not isinstance(k, bytes) or len(k) != 16 for k in keys):
-            bad = next(k for k in keys if not isinstance(k, bytes) or len(k) != 16)
-            raise ValueError(f"keys must be 16 bytes each, got {bad!r}")
-        keys = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
-    if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != 16:
+        if not (set(map(type, keys)) <= {bytes} and set(map(len, keys)) <= {KEY_BYTES}):
+            _refuse_items(keys)
+        keys = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+    elif keys.dtype == _KEY and keys.ndim == 1:
+        keys = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY_BYTES)
+    if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES:
         raise ValueError(
             f"keys must have shape (n, 16) and dtype uint8, got {keys.shape} {keys.dtype}"
         )
     return np.ascontiguousarray(keys)
+
+
+def _refuse_items(keys: list[Any]) -> None:
+    for key in keys:  # a subclass of bytes is as good as bytes
+        if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+            raise ValueError(f"keys must be 16 bytes each, got {key!r}")

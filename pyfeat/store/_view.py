@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,15 +41,19 @@ class View:
         self,
         keys: NDArray[np.uint8],
         space: Space,
-        storage_order: NDArray[np.int64],
+        storage_order: Callable[[], NDArray[np.int64]],
         read: Callable[[NDArray[np.int64]], NDArray[Any]],
     ) -> None:
         self.keys = keys
         self.space = space
         self.shape = (len(keys), space.dim)
         self.dtype = np.dtype(space.dtype)
-        self._storage_order = storage_order
+        self._order_of_storage = storage_order
         self._read = read
+
+    @cached_property
+    def _storage_order(self) -> NDArray[np.int64]:
+        return self._order_of_storage()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -104,13 +109,17 @@ class View:
             If a position lies outside.
         """
         picked = self._positions(positions)
-        rank = np.empty(len(self), np.int64)
-        rank[self._storage_order] = np.arange(len(self))
         read = self._read
+
+        def storage_order() -> NDArray[np.int64]:
+            rank = np.empty(len(self), np.int64)
+            rank[self._storage_order] = np.arange(len(self))
+            return np.argsort(rank[picked], kind="stable")
+
         return View(
             self.keys[picked],
             self.space,
-            np.argsort(rank[picked], kind="stable"),
+            storage_order,
             lambda positions: read(picked[positions]),
         )
 

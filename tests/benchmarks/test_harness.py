@@ -59,6 +59,100 @@ def test_threads_make_every_call(harness):
     assert len(seen) == 7
 
 
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("pyfeat cpp[avx512]", "cpp[avx512]"),
+        ("pyfeat cpp[avx2], float16 base", "cpp[avx2]"),
+        ("pyfeat cpp", "cpp"),
+        ("pyfeat triton", "triton"),
+        ("pyfeat reference", "reference"),
+        ("pyfeat", None),
+        ("pyfeat, empty store", None),
+        ("pyfeat cppish", None),
+        ("torch", None),
+        ("triton's tutorial", None),
+    ],
+)
+def test_name_says_the_backend(harness, name, backend):
+    assert harness.Contestant(name).backend == backend
+
+
+@pytest.mark.parametrize(
+    ("asked", "running"),
+    [
+        ("cpp", ["pyfeat cpp[avx2]", "pyfeat cpp[generic]", "torch"]),
+        ("cpp[avx2]", ["pyfeat cpp[avx2]", "torch"]),
+        ("cuda", ["torch"]),
+        ("triton, reference", ["pyfeat reference", "torch"]),
+    ],
+)
+def test_backends_filter_ours_and_leave_the_peers(harness, asked, running):
+    import run
+
+    plan = run.Plan(3, True, math.inf, run.backend_names(asked), None)
+    names = ["pyfeat cpp[avx2]", "pyfeat cpp[generic]", "pyfeat reference", "torch"]
+    assert [n for n in names if plan.wants(harness.Contestant(n))] == running
+
+
+def test_without_a_filter_everybody_runs(harness):
+    import run
+
+    plan = run.Plan(3, True, math.inf, (), None)
+    assert plan.wants(harness.Contestant("pyfeat triton"))
+
+
+@pytest.fixture
+def three_cases(harness, monkeypatch):
+    """Return a benchmark `fake` of three cases, the second of them on a GPU."""
+    import types
+
+    def cases(quick):
+        for name, where in (("one", "cpu"), ("two", "cuda"), ("three", "cpu")):
+            both = [harness.Contestant("pyfeat cpp", lambda: 2.0)]
+            yield harness.Case(name, both, 2.0, abs_error, "difference", device=where)
+
+    def abs_error(a, b):
+        return abs(a - b)
+
+    fake = types.ModuleType("bench_fake")
+    fake.cases = cases
+    monkeypatch.setitem(sys.modules, "bench_fake", fake)
+    import run
+
+    return run
+
+
+def test_only_cases_of_the_device_asked_for_run(three_cases, capsys):
+    report = three_cases.run("fake", three_cases.Plan(3, True, math.inf, (), "cpu"))
+    assert [row["case"] for row in report["rows"]] == ["one", "three"]
+    assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "case 1, one",
+        "case 3, three",
+    ]
+
+
+def test_no_case_begins_after_its_time_and_the_report_says_so(three_cases):
+    report = three_cases.run("fake", three_cases.Plan(3, True, 0.0, (), "cpu"))
+    assert (report["complete"], report["rows"]) == (False, [])
+
+
+def test_ceilings_of_a_device_are_above_nothing(harness):
+    from device import copy_bytes_per_second, matmul_flop_per_second
+
+    assert copy_bytes_per_second("cpu", 2**16) > 0
+    assert all(matmul_flop_per_second("cpu", p, 64) > 0 for p in ("fp32", "tf32", "bf16"))
+
+
+def test_ceilings_leave_the_precision_of_products_alone(harness):
+    import torch
+    from device import matmul_flop_per_second
+
+    before = torch.get_float32_matmul_precision()
+    matmul_flop_per_second("cpu", "tf32", 32)
+    assert torch.get_float32_matmul_precision() == before
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, FOLDER / "run.py", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True)
@@ -69,6 +163,21 @@ def test_unknown_name_is_refused_with_the_known_ones():
     assert result.returncode == 2
     assert "NAME must be all or one of" in result.stderr
     assert "['nonsense']" in result.stderr
+
+
+def test_unknown_backend_is_refused_with_the_known_ones():
+    result = run("preprocess", "--backends", "cpp,gpu")
+    assert result.returncode == 2
+    assert "must be of cpp, cpp[generic], " in result.stderr
+    assert "got 'gpu'" in result.stderr
+
+
+def test_wrong_number_of_threads_is_wrong_usage(monkeypatch):
+    monkeypatch.setenv("PYFEAT_NUM_THREADS", "many")
+    result = run("preprocess", "--quick")
+    assert result.returncode == 2
+    assert "PYFEAT_NUM_THREADS must be a positive integer, got 'many'" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_quick_report_is_json_with_machine_commit_and_rows():

@@ -189,6 +189,40 @@ def test_bench_lists_benchmarks(run: Run, capfd: pytest.CaptureFixture[str]) -> 
     assert "preprocess" in capfd.readouterr().out
 
 
+def test_bench_hands_backends_and_rounds_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def note(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        seen.append(command[2:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    assert run("bench", "pool", "--backends", "cpp", "--rounds", 5, "--quick").exit_code == 0
+    assert seen == [["pool", "--quick", "--backends=cpp", "--rounds=5"]]
+
+
+def test_bench_of_unknown_backend_is_wrong_usage(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bench", "preprocess", "--backends", "gpu").exit_code == 2
+    assert "got 'gpu'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "two", ""])
+def test_wrong_number_of_threads_is_one_sentence(
+    class_folders: Path,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: str,
+) -> None:
+    monkeypatch.setenv("PYFEAT_NUM_THREADS", wrong)
+    result = run("extract", class_folders, "--store", tmp_path / "feats")
+    assert result.exit_code == 1
+    sentence = f"pyfeat: PYFEAT_NUM_THREADS must be a positive integer, got {wrong!r}"
+    assert result.stderr.strip() == sentence
+
+
 def test_quickstart_needs_class_folders(tmp_path: Path, run: Run) -> None:
     (tmp_path / "flat").mkdir()
     result = run("quickstart", tmp_path / "flat", "--out", tmp_path / "out")

@@ -44,6 +44,52 @@ def test_keys_as_bytes_and_as_array_are_the_same(tmp_path: Path, space: Space) -
         assert store.contains(keys).all()
 
 
+def test_keys_as_v16_are_the_same(tmp_path: Path, space: Space) -> None:
+    keys = some_keys(4)
+    with FeatureStore(tmp_path, space) as store:
+        store.put(keys.view("V16").ravel(), some_rows(4))
+        np.testing.assert_array_equal(store.get(keys.view("V16").ravel()[::-1]), some_rows(4)[::-1])
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["tail", "segment"])
+def test_float16_rows_are_got_as_float32(tmp_path: Path, sealed: bool) -> None:
+    rows = some_rows(700).astype(np.float16)
+    store = FeatureStore(tmp_path, Space(DIM, "float16"))
+    store.put(some_keys(700), rows)
+    if sealed:
+        store.close()
+    got = store.get(some_keys(700), dtype="float32")
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, rows.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int8", "float16"])
+def test_get_refuses_another_dtype(tmp_path: Path, space: Space, dtype: str) -> None:
+    with pytest.raises(ValueError, match=f"dtype must be float32 or float32, got {dtype}"):
+        FeatureStore(tmp_path, space).get([], dtype=dtype)
+
+
+def test_rows_of_tails_and_segments_come_in_the_order_of_keys(tmp_path: Path, space: Space) -> None:
+    keys, rows = some_keys(900), some_rows(900)
+    for part in (slice(0, 300), slice(300, 600)):
+        with FeatureStore(tmp_path, space) as store:
+            store.put(keys[part], rows[part])
+    store = FeatureStore(tmp_path, space)
+    store.put(keys[600:], rows[600:])
+    mixed = np.random.default_rng(5).permutation(900)
+    np.testing.assert_array_equal(store.get(keys[mixed]), rows[mixed])
+
+
+def test_number_of_threads_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = some_keys(6000)
+    rows = np.random.default_rng(1).standard_normal((6000, 101)).astype(np.float16)
+    with FeatureStore(tmp_path, Space(101, "float16")) as store:
+        store.put(keys, rows)
+    for threads in ("1", "2", "5"):
+        monkeypatch.setenv("PYFEAT_NUM_THREADS", threads)
+        np.testing.assert_array_equal(store.get(keys), rows)
+
+
 def test_contains_says_no_for_unknown_keys(tmp_path: Path, space: Space) -> None:
     with FeatureStore(tmp_path, space) as store:
         store.put(some_keys(100), some_rows(100))

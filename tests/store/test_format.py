@@ -89,6 +89,13 @@ def test_native_crc_is_crc32c() -> None:
         assert crc32c(data[n:]) == crc_bit_by_bit(data[n:])
 
 
+def test_native_crc_joins_its_stretches() -> None:
+    # Up to 768 bytes a length is cut into three stretches of its own size, then into full ones.
+    data = np.random.default_rng(0).integers(0, 256, 4000, dtype=np.uint8).tobytes()
+    for n in (*range(88, 200), 767, 768, 769, 784, 863, 864, 865, 1535, 1536, 1552, 4000):
+        assert crc32c(data[:n]) == crc_bit_by_bit(data[:n]), n
+
+
 def test_crc_goes_on_where_it_stopped() -> None:
     assert crc32c(b"456789", crc32c(b"123")) == crc32c(b"123456789")
 

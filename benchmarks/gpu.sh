@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# On a machine with a CUDA GPU: builds in place, tests, and measures every op, in less than 9 minutes.
+#
+#     [PYTHON=python3] [OUT=folder] benchmarks/gpu.sh
+#
+# Wants nvcc, cmake, ninja, pybind11, pytest and hypothesis; installs and downloads nothing. Reports go
+# to benchmarks/results/, and with the log to OUT as one archive. Each part has its share of the time;
+# what does not fit is cut short, and said so at the end.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+PYTHON=${PYTHON:-python3}
+readonly TOTAL=525 BUILD=170 TESTS=170 # seconds; benchmarks get what is left
+readonly STOP=15                       # of a benchmark's share: its last case may run over
+
+fail() {
+  echo "gpu.sh: $1" >&2
+  exit 1
+}
+
+check_machine() {
+  "$PYTHON" -c 'import torch' 2>/dev/null || fail "$PYTHON must have torch (PYTHON= chooses another)"
+  "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
+    fail "needs a CUDA GPU that torch can use, found none"
+  command -v nvcc >/dev/null || fail "needs nvcc on PATH, found none"
+  local tool
+  for tool in cmake ninja; do
+    command -v "$tool" >/dev/null || fail "needs $tool on PATH, found none"
+  done
+  "$PYTHON" -c 'import pybind11' 2>/dev/null || fail "$PYTHON must have pybind11"
+}
+
+build() {
+  local architecture
+  architecture=$("$PYTHON" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')
+  cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DPYFEAT_CUDA=ON \
+    -DCMAKE_CUDA_ARCHITECTURES="$architecture" \
+    -Dpybind11_DIR="$("$PYTHON" -m pybind11 --cmakedir)" \
+    -DPython_EXECUTABLE="$(command -v "$PYTHON")" &&
+    timeout "$BUILD" ninja -C build/gpu &&
+    cp build/gpu/_core*.so build/gpu/_cuda*.so pyfeat/
+}
+
+run_tests() {
+  local parallel=()
+  if "$PYTHON" -c 'import xdist' 2>/dev/null; then parallel=(-n 8); fi
+  PYFEAT_REQUIRE=cpp,cuda,triton timeout "$TESTS" \
+    "$PYTHON" -m pytest -q "${parallel[@]}" tests/ops tests/cpp
+}
+
+# Every benchmark of an op, one process each: what one lacks does not stop the others.
+run_benchmarks() {
+  local names name left=0 share failed=()
+  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'extract|logistic') || return 1
+  left=$(wc -w <<<"$names")
+  for name in $names; do
+    share=$(((TOTAL - SECONDS) / left))
+    left=$((left - 1))
+    if ((share <= STOP)); then
+      failed+=("$name: no time left")
+      continue
+    fi
+    timeout "$share" "$PYTHON" benchmarks/run.py "$name" --device cuda --rounds 15 \
+      --seconds "$((share - STOP))" || failed+=("$name: status $?")
+  done
+  ((${#failed[@]} == 0)) || {
+    printf 'gpu.sh: not measured, or wrong: %s\n' "${failed[@]}" >&2
+    return 1
+  }
+}
+
+main() {
+  local status=0
+  build || fail "the build failed"
+  echo "gpu.sh: built after $SECONDS s"
+  run_tests || {
+    echo "gpu.sh: tests failed, or took more than $TESTS s" >&2
+    status=1
+  }
+  echo "gpu.sh: tested after $SECONDS s"
+  run_benchmarks || status=1
+  echo "gpu.sh: done after $SECONDS s, status $status"
+  return "$status"
+}
+
+check_machine
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+log=$(mktemp)
+main 2>&1 | tee "$log"
+status=$?
+if [ -n "${OUT:-}" ]; then
+  mkdir -p "$OUT"
+  cp "$log" "$OUT/gpu.log"
+  tar -czf "$OUT/results.tar.gz" benchmarks/results
+fi
+rm -f "$log"
+exit "$status"

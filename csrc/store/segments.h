@@ -1,0 +1,32 @@
+// Rows of many keys from many segments, on several threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "segment.h"
+
+namespace pyfeat::store {
+
+using Segments = std::vector<const Segment*>;
+
+// source[i] = number of the first segment that holds keys[i], row[i] = its row there; both -1 when
+// none does.
+void locate(const Segments& segments, const std::uint8_t* keys, std::size_t n, std::int64_t* source,
+            std::int64_t* row, std::size_t threads);
+
+// Rows where `locate` found them. A source that is no number of a segment gets a row of zeros.
+struct Request {
+  const std::uint8_t* keys;
+  const std::int64_t* source;
+  const std::int64_t* row;
+  std::size_t n;
+  bool widen;  // float16 rows become float32
+};
+
+// out[i] = row i of the request. Returns the i whose key, row or CRC do not belong together.
+std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes,
+                                 const Request& request, std::uint8_t* out, std::size_t threads);
+
+}  // namespace pyfeat::store
