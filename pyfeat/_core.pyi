@@ -12,6 +12,17 @@ def set_isa(name: str) -> None: ...
 def gemm(
     a: int, b: int, c: int, m: int, n: int, k: int, item: int, bf16: bool, threads: int
 ) -> None: ...
+def moments(
+    rows: tuple[int, ...],
+    item: int,
+    d: int,
+    bounds: int,
+    groups: int,
+    diagonal: bool,
+    threads: int,
+    state: tuple[int, ...],
+) -> None: ...
+def moments_mirror(scatter: int, groups: int, d: int, threads: int) -> None: ...
 def preprocess(
     image: NDArray[np.uint8],
     height: int,
