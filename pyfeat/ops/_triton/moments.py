@@ -14,12 +14,12 @@ from pyfeat.ops._moments_reference import Moments
 from pyfeat.ops._triton import Kernel
 
 TILE = 64  # columns of a tile
-ROWS = 32  # rows of one product
+ROWS = 16  # rows of one product
 DEPTH = 1024  # rows that are summed in float32
 MEAN_COLUMNS = 64
 # Programs a group is cut into, where memory allows: each has a float64 matrix of its own.
 MOST_PARTS = 8
-WARPS = 4
+WARPS = 8
 
 
 @triton.jit
@@ -66,13 +66,13 @@ def moments_tile(
     bounds,
     shift,
     tiles,  # *(t, 2) i32: rows and columns of tiles on or above the diagonal
-    out,  # *(parts, d, d) f64
+    out,  # *(parts, d, d) f64: added to
     d,
     TILE: tl.constexpr,
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Write one tile of the product of one part of the centred rows."""
+    """Add one tile of the product of one part of the centred rows."""
     part = tl.program_id(1).to(tl.int64)
     tile = tiles + tl.program_id(0) * 2
     i = tl.load(tile) * TILE + tl.arange(0, TILE)
@@ -80,7 +80,8 @@ def moments_tile(
     near_i = tl.load(shift + part * d + i, mask=i < d, other=0.0)
     near_j = tl.load(shift + part * d + j, mask=j < d, other=0.0)
     begin, end = tl.load(bounds + part), tl.load(bounds + part + 1)
-    total = tl.zeros((TILE, TILE), tl.float64)
+    to = out + (part * d + i[:, None]) * d + j[None, :]
+    mask = (i < d)[:, None] & (j < d)[None, :]
     for start in range(begin, end, DEPTH):
         stop = tl.minimum(start + DEPTH, end)
         sums = tl.zeros((TILE, TILE), tl.float32)
@@ -96,9 +97,8 @@ def moments_tile(
             a = tl.where(mask_i, (a * scale[None, :] - near_i[:, None]) * root[None, :], 0.0)
             b = tl.where(mask_j, (b * scale[:, None] - near_j[None, :]) * root[:, None], 0.0)
             sums = tl.dot(a, b, sums, input_precision="ieee")
-        total += sums.to(tl.float64)
-    to = out + (part * d + i[:, None]) * d + j[None, :]
-    tl.store(to, total, mask=(i < d)[:, None] & (j < d)[None, :])
+        # In memory, not in registers: these are for the products.
+        tl.store(to, tl.load(to, mask=mask, other=0.0) + sums.to(tl.float64), mask=mask)
 
 
 def run(
