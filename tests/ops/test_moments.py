@@ -24,8 +24,9 @@ SUMMED = 256 + 4096 / 256
 ROUNDED = 8
 
 
-# Triton's interpreter computes with numpy, which warns.
-QUIET = np.errstate(over="ignore", invalid="ignore")
+def quiet():
+    """Keep numpy from warning, which Triton's interpreter computes with."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def rows_of(rng, n, d, dtype=torch.float32, mean=3.0):
@@ -272,7 +273,7 @@ def test_left_out_rows_may_hold_anything(backend, rng):
 def test_rows_that_are_not_finite_are_refused(backend, rng, value):
     X = rows_of(rng, 30, 3)
     X[7, 1] = value
-    with QUIET, pytest.raises(ValueError, match=r"X contains (NaN|infinity)"):
+    with quiet(), pytest.raises(ValueError, match=r"X contains (NaN|infinity)"):
         moments(X.to(backend.device), backend=backend.name)
 
 
@@ -287,7 +288,7 @@ def test_squares_that_overflow_are_refused(backend, rng):
     X = rows_of(rng, 30, 3) * 1e25
     with (
         QUIET,
-        pytest.raises(ValueError, match="rows must hold numbers whose squares add up in float32"),
+        pytest.raises(ValueError, match="rows must hold .* squares add up in float32"),
     ):
         moments(X.to(backend.device), name="rows", backend=backend.name)
 
