@@ -287,8 +287,8 @@ def test_a_view_with_nan_is_refused(rng, tmp_path):
 def test_squares_that_overflow_are_refused(backend, rng):
     X = rows_of(rng, 30, 3) * 1e25
     with (
-        QUIET,
-        pytest.raises(ValueError, match="rows must hold .* squares add up in float32"),
+        quiet(),
+        pytest.raises(ValueError, match=r"rows must hold .* squares add up in float32"),
     ):
         moments(X.to(backend.device), name="rows", backend=backend.name)
 
