@@ -25,6 +25,17 @@ def gather_rows(
     out: int,
     threads: int,
 ) -> None: ...
+def moments(
+    rows: tuple[int, ...],
+    item: int,
+    d: int,
+    bounds: int,
+    groups: int,
+    diagonal: bool,
+    threads: int,
+    state: tuple[int, ...],
+) -> None: ...
+def moments_mirror(scatter: int, groups: int, d: int, threads: int) -> None: ...
 def preprocess(
     image: NDArray[np.uint8],
     height: int,

@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from pyfeat._estimator_file import load_estimator, save_estimator
 from pyfeat._identity import Space, check_rows_space, space_of
-from pyfeat._moments import moments
 from pyfeat._tensors import (
     Rows,
     block_rows,
@@ -27,6 +26,7 @@ from pyfeat._tensors import (
 from pyfeat.align._coral_map import CoralMap, align_moments, check_regularization
 from pyfeat.align._domains import source_rows
 from pyfeat.errors import DomainWarning
+from pyfeat.ops import moments
 
 
 class CORAL(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]

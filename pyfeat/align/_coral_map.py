@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyfeat._moments import Moments, moments, symmetric_eigh
-from pyfeat._tensors import check_plain_rows
+from pyfeat._eigh import symmetric_eigh
+from pyfeat._tensors import check_plain_rows, to_numpy
+from pyfeat.ops import Moments, moments
 
 
 class CoralMap(NamedTuple):
@@ -88,14 +89,10 @@ def coral(X_source: Any, X_target: Any, *, regularization: float = 1.0) -> Coral
 
 def align_moments(source: Moments, target: Moments, regularization: float) -> CoralMap:
     """Return the map and both means as arrays, from the moments of the rows."""
-    whiten = _power(_covariance(source), regularization, -0.5)
-    colour = _power(_covariance(target), regularization, 0.5)
+    whiten = _power(torch.as_tensor(source.covariance(ddof=1)), regularization, -0.5)
+    colour = _power(torch.as_tensor(target.covariance(ddof=1)), regularization, 0.5)
     parts = (whiten @ colour.to(whiten.device), source.mean, target.mean)
-    return CoralMap(*(part.cpu().numpy() for part in parts))
-
-
-def _covariance(found: Moments) -> Tensor:
-    return found.scatter / max(found.total - 1.0, 1.0)
+    return CoralMap(*(to_numpy(part) for part in parts))
 
 
 def _power(covariance: Tensor, regularization: float, exponent: float) -> Tensor:

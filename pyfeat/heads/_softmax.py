@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyfeat._moments import moments, symmetric_eigh
+from pyfeat._eigh import symmetric_eigh
 from pyfeat._tensors import Rows, block_rows, device_of, tensor_blocks, working_dtype
 from pyfeat.heads._lbfgs import Minimum, Objective, minimize
+from pyfeat.ops import moments
 
 # Rows that the covariance is estimated from: it only preconditions, a rough one will do.
 SAMPLED_ROWS_PER_COLUMN = 8
@@ -238,7 +239,7 @@ def curvature(problem: Problem) -> Curvature:
     n, d = problem.X.shape
     full = d <= FULL_CURVATURE_COLUMNS or d * d <= FULL_CURVATURE_RATIO * n * problem.outputs
     found = moments(problem.X, _sampled(problem.weights, d), diagonal=not full)
-    mean, second = found.mean, found.scatter / found.total
+    mean, second = torch.as_tensor(found.mean), torch.as_tensor(found.covariance())
     if not problem.fit_intercept:
         second = second + (torch.outer(mean, mean) if full else mean * mean)
         mean = torch.zeros_like(mean)

@@ -1,0 +1,137 @@
+"""The backend "cpp" of `moments`, and the order in which rows are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyfeat._config import num_threads
+from pyfeat.ops._check import why_no_core, why_not_cpp
+from pyfeat.ops._moments_reference import Moments, stored_blocks
+
+# The numbers that rows may be stored as; the value is what csrc/cpu/gemm.h calls them.
+ITEMS = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3}
+# Of a stream, and of rows that must be copied to be contiguous: so much at a time, and so many
+# rows at least. Every block of every group costs one pass over its d x d sums.
+BLOCK_BYTES = 64 << 20
+BLOCK_ROWS = 4096
+
+
+def sorted_rows(
+    weights: Tensor | None, groups: Tensor | None, n_groups: int | None, n: int
+) -> tuple[Tensor | None, Tensor]:
+    """Return the rows that count, group after group, and where each group begins and ends.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (n,), optional
+        Rows of weight 0 do not count.
+    groups : Tensor of shape (n,), int64, optional
+        Rows below 0 do not count.
+    n_groups : int, optional
+    n : int
+
+    Returns
+    -------
+    order : Tensor of shape (m,), int64, or None
+        None for every row as it lies.
+    bounds : Tensor of shape (n_groups + 1,), int64
+        Group g has order[bounds[g] : bounds[g + 1]].
+    """
+    counts = None if weights is None else weights != 0
+    if groups is None or n_groups is None:
+        if counts is None or bool(counts.all()):
+            return None, torch.tensor([0, n])
+        order = counts.nonzero()[:, 0]
+        return order, torch.tensor([0, len(order)])
+    labels = groups.clamp(min=-1)
+    if counts is not None:
+        labels = torch.where(counts, labels, -1)
+    order = torch.argsort(labels, stable=True)
+    # Rows that do not count come first, as group -1.
+    return order, torch.bincount(labels + 1, minlength=n_groups + 1).cumsum(0)
+
+
+def cpp(
+    X: Any,
+    weights: Tensor | None,
+    groups: Tensor | None,
+    n_groups: int | None,
+    diagonal: bool,
+    scales: Tensor | None,
+) -> Moments:
+    """Return the moments as tensors; see csrc/bindings/moments.cpp."""
+    from pyfeat._core import moments_mirror
+
+    d, many = X.shape[1], n_groups or 1
+    total = torch.zeros(many, dtype=torch.float64)
+    mean = torch.zeros((many, d), dtype=torch.float64)
+    scatter = torch.zeros((many, d) if diagonal else (many, d, d), dtype=torch.float64)
+    found = Moments(total, mean, scatter)
+    whole = isinstance(X, Tensor) and X.is_contiguous()
+    row_bytes = max(1, d * X.dtype.itemsize)
+    size = X.shape[0] if whole else max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
+    for positions, block in stored_blocks(X, max(1, size)):
+        w, s, labels = (
+            None if part is None else part[positions] for part in (weights, scales, groups)
+        )
+        w = w if w is None or w.dtype == torch.bool else w.detach().float()
+        order, bounds = sorted_rows(w, labels, n_groups, len(block))
+        _add(found, block.detach().contiguous(), w, s, order, bounds)
+    if not diagonal:
+        moments_mirror(scatter.data_ptr(), many, d, num_threads())
+    return found if n_groups is not None else Moments(total[0], mean[0], scatter[0])
+
+
+def _add(
+    found: Moments,
+    rows: Tensor,
+    weights: Tensor | None,
+    scales: Tensor | None,
+    order: Tensor | None,
+    bounds: Tensor,
+) -> None:
+    from pyfeat._core import moments as add
+
+    # Held until the call returns: it sees addresses only.
+    w = None if weights is None or weights.dtype == torch.bool else weights.contiguous()
+    s = None if scales is None else scales.detach().float().contiguous()
+    many = len(bounds) - 1
+    add(
+        rows=tuple(0 if part is None else part.data_ptr() for part in (rows, order, w, s)),
+        item=ITEMS[str(rows.dtype).removeprefix("torch.")],
+        d=rows.shape[1],
+        bounds=bounds.contiguous().data_ptr(),
+        groups=many,
+        diagonal=found.scatter.ndim == found.mean.ndim,
+        threads=num_threads(),
+        state=tuple(part.data_ptr() for part in found),
+    )
+
+
+def cpp_refuses(
+    X: Any,
+    weights: Any = None,
+    groups: Any = None,
+    n_groups: int | None = None,
+    diagonal: bool = False,
+    scales: Any = None,
+) -> str | None:
+    """Return why the backend "cpp" cannot take these arguments, or None."""
+    tensors = tensors_of(X=X, weights=weights, groups=groups, scales=scales)
+    return why_not_float32(X) or why_not_cpp(**tensors) or why_no_core()
+
+
+def why_not_float32(X: Any) -> str | None:
+    """Return why the rows of X cannot be multiplied in float32, or None."""
+    kind = str(X.dtype).removeprefix("torch.")
+    if kind in ITEMS:
+        return None
+    return f"X must be one of {[*ITEMS]}, got {kind}: this backend multiplies in float32"
+
+
+def tensors_of(**arguments: Any) -> dict[str, Tensor]:
+    """Return those of the arguments that are tensors, not arrays, streams or None."""
+    return {name: part for name, part in arguments.items() if isinstance(part, Tensor)}
