@@ -19,7 +19,7 @@ from PIL import Image
 from pyfeat import _core
 from pyfeat._config import num_threads
 from pyfeat.ops import Preprocessing, preprocess
-from pyfeat.ops._preprocess import _geometry
+from pyfeat.ops._preprocess_spec import geometry
 
 SPEC = Preprocessing()
 SIZES = ((375, 500), (480, 640), (1500, 2000))  # (h, w)
@@ -115,7 +115,7 @@ def ours(image: np.ndarray, isa: str, dtype: torch.dtype) -> Run:
 def pillow_one_box(image: np.ndarray) -> Run:
     h, w, _ = image.shape
     pixels = Image.fromarray(image)
-    height, width, top, left = _geometry(h, w, SPEC)
+    height, width, top, left = geometry(h, w, SPEC)
     down, across = h / height, w / width
     right, bottom = left + SPEC.crop, top + SPEC.crop
     box = (left * across, top * down, right * across, bottom * down)
@@ -164,7 +164,7 @@ def torchvision_on_tensors(image: np.ndarray) -> Run:
 
 def torch_on_tensors(image: np.ndarray, dtype: torch.dtype) -> Run:
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    height, width, top, left = _geometry(*image.shape[:2], SPEC)
+    height, width, top, left = geometry(*image.shape[:2], SPEC)
     mean = torch.tensor(SPEC.mean)[:, None, None]
     std = torch.tensor(SPEC.std)[:, None, None]
 

@@ -98,10 +98,21 @@ void look_up(const std::uint8_t* bytes, int n, const void* table, int row, void*
   for (int i = 0; i < n; ++i) to[i] = items[bytes[i]];
 }
 
+void write_row(const std::uint8_t* bytes, int n, const Slot& slot, int channel, int y) {
+  const std::size_t side = static_cast<std::size_t>(slot.side);
+  const std::size_t at = (static_cast<std::size_t>(channel) * side + y) * side + slot.left;
+  if (slot.item_bytes == 4)
+    look_up<std::uint32_t>(bytes, n, slot.table, channel, slot.out, at);
+  else if (slot.item_bytes == 2)
+    look_up<std::uint16_t>(bytes, n, slot.table, channel, slot.out, at);
+  else
+    look_up<std::uint8_t>(bytes, n, slot.table, channel, slot.out, at);
+}
+
 }  // namespace
 
-void preprocess(const PixelRows& rows, const Taps& across, const Taps& down, const void* table,
-                int item_bytes, std::uint8_t* scratch, void* out) {
+void preprocess(const PixelRows& rows, const Taps& across, const Taps& down, std::uint8_t* scratch,
+                const Slot& slot) {
   const int width = across.count, height = down.count;
   const std::size_t plane = plane_bytes(width);
   for (int r = 0; r < rows.count; r += kLanes) {
@@ -117,13 +128,7 @@ void preprocess(const PixelRows& rows, const Taps& across, const Taps& down, con
   for (int y = 0; y < height; ++y) {
     row_down(scratch + down.starts[y] * plane * 3, plane * 3,
              down.weights + static_cast<std::size_t>(y) * down.pairs * 2, down.pairs, line);
-    for (int c = 0; c < 3; ++c) {
-      const std::size_t at = (static_cast<std::size_t>(c) * height + y) * width;
-      if (item_bytes == 4)
-        look_up<std::uint32_t>(line + c * plane, width, table, c, out, at);
-      else
-        look_up<std::uint16_t>(line + c * plane, width, table, c, out, at);
-    }
+    for (int c = 0; c < 3; ++c) write_row(line + c * plane, width, slot, c, slot.top + y);
   }
 }
 

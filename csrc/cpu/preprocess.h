@@ -37,11 +37,21 @@ static constexpr std::size_t scratch_rows(int rows) {
   return (static_cast<std::size_t>(rows) + 4) / 4 * 4;
 }
 
-// out[c][y][x] = table[c][v], v the byte that resizing across, rounding, resizing down and rounding
-// gives. out is (3, down.count, across.count) of item_bytes (2 or 4) each, and table (3, 256) of
-// the same.
+// Where the result goes: out is (3, side, side) of item_bytes (1, 2 or 4) each, and table (3, 256)
+// of the same. Rows `top` on and columns `left` on are written, the others left as they are.
+struct Slot {
+  void* out;
+  int side;
+  int top;
+  int left;
+  const void* table;
+  int item_bytes;
+};
+
+// out[c][top + y][left + x] = table[c][v], v the byte that resizing across, rounding, resizing down
+// and rounding gives, y < down.count, x < across.count.
 PYFEAT_DECLARE(void, preprocess,
-               (const PixelRows& rows, const Taps& across, const Taps& down, const void* table,
-                int item_bytes, std::uint8_t* scratch, void* out))
+               (const PixelRows& rows, const Taps& across, const Taps& down, std::uint8_t* scratch,
+                const Slot& slot))
 
 }  // namespace pyfeat

@@ -51,7 +51,7 @@ void put(std::int32_t* row, int t, std::int32_t weight) {
 
 // The order of operations in double is part of the result: another order can round a weight
 // to the next integer. This file is therefore compiled without contraction to fused multiply-adds.
-ResizeWeights::ResizeWeights(const Direction& d, Filter filter) : count(d.count) {
+ResizeWeights::ResizeWeights(const Direction& d, Filter filter, bool mirrored) : count(d.count) {
   const double scale = static_cast<double>(d.n_in) / static_cast<double>(d.n_out);
   const double stretch = std::max(scale, 1.0);
   const double support = radius(filter) * stretch;
@@ -76,8 +76,9 @@ ResizeWeights::ResizeWeights(const Direction& d, Filter filter) : count(d.count)
     for (int x = w.begin; x < w.end; ++x)
       sum += raw[x - w.begin] = kernel(filter, (x - w.centre + 0.5) * (1.0 / stretch));
     const int start = std::min(w.begin - source, std::max(length - 2 * pairs, 0));
-    starts[i] = start;
-    std::int32_t* row = weights.data() + static_cast<std::size_t>(i) * pairs * 2;
+    const int to = mirrored ? count - 1 - i : i;
+    starts[to] = start;
+    std::int32_t* row = weights.data() + static_cast<std::size_t>(to) * pairs * 2;
     for (int x = w.begin; x < w.end; ++x)
       put(row, x - source - start, fixed_point(raw[x - w.begin] / sum));
   }

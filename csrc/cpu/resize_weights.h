@@ -23,7 +23,8 @@ enum class Filter { kBilinear, kBicubic };
 // no weight; `starts` count from `source`, and no window of 2 * pairs taps ends later than one tap
 // past the end of that range.
 struct ResizeWeights {
-  ResizeWeights(const Direction& direction, Filter filter);
+  // Mirrored: output i is what output count - 1 - i would be.
+  ResizeWeights(const Direction& direction, Filter filter, bool mirrored = false);
   Taps taps() const { return {count, pairs, starts.data(), weights.data()}; }
 
   int count;
