@@ -14,15 +14,24 @@ constexpr int kFractionBits = 22;
 constexpr int kFineBits = 11;
 constexpr std::int32_t kHalf = 1 << (kFractionBits - 1);
 
-// Interleaved RGB bytes to pairs of 16-bit taps, (R R)(G G)(B B)(0 0): taps 0 and 1, or 2 and 3.
+#ifdef PYFEAT_MM
+// Interleaved RGB bytes to pairs of 16-bit taps, (R R)(G G)(B B)(..): taps 0 and 1, or 2 and 3.
 Vec taps01(Vec rgb) {
   return shuffle<0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1>(rgb);
 }
 Vec taps23(Vec rgb) {
   return shuffle<6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1>(rgb);
 }
-// Four pixels RGB0 to RRRR GGGG BBBB 0000.
-Vec planar(Vec rgb0) { return shuffle<0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15>(rgb0); }
+// Four pixels RGB. to RRRR GGGG BBBB ....
+Vec planar(Vec rgb) { return shuffle<0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15>(rgb); }
+#else
+Vec taps01(Vec rgb) { return interleave_low8(interleave_low8(rgb, drop_bytes<3>(rgb)), zero()); }
+Vec taps23(Vec rgb) { return taps01(drop_bytes<6>(rgb)); }
+Vec planar(Vec rgb) {
+  const Vec even_odd = interleave_low8(rgb, drop_bytes<8>(rgb));
+  return interleave_low8(even_odd, drop_bytes<8>(even_odd));
+}
+#endif
 
 // Sums of weight * byte in units of 2^-22, kept as two sums that 16-bit products can feed.
 struct Sums {
@@ -38,7 +47,7 @@ struct Sums {
   }
 };
 
-// One output pixel of kLanes rows: (R, G, B, 0) as int32 in every lane.
+// One output pixel of kLanes rows: (R, G, B, .) as int32 in every lane.
 Vec pixel_across(const std::uint8_t* const* rows, const Taps& taps, int x) {
   const std::int32_t* w = taps.weights + static_cast<std::ptrdiff_t>(x) * taps.pairs * 2;
   std::ptrdiff_t offset = static_cast<std::ptrdiff_t>(taps.starts[x]) * 3;

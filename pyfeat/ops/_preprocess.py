@@ -246,7 +246,12 @@ def _refuses(why_not: Callable[..., str | None]) -> Callable[..., str | None]:
         # `explain` asks with one image, `choose` with a sequence whose devices are equal.
         several = not isinstance(images, np.ndarray | Tensor)
         image = images[0] if several and len(images) else images
-        return why_not(image=image if isinstance(image, Tensor) else _HOST, out=out)
+        pixels = image if isinstance(image, Tensor) else _HOST
+        if why := why_not(image=pixels, out=out):
+            return why
+        if out is not None and out.device != pixels.device and len(images):
+            return f"out must be on {pixels.device}, got {out.device}"
+        return None
 
     return refuses
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from pyfeat.ops._check import as_tensor
 from pyfeat.ops._preprocess_reference import Image, table_of, taps_of
 from pyfeat.ops._preprocess_spec import Cut, Preprocessing, cuts
 
+_CHUNK = 16  # bytes of one read of csrc/cuda/preprocess.cu
 # Tables and results are moved, never computed with: any type of their width will do.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
@@ -118,4 +120,51 @@ def run_cuda(
     images: Sequence[Image], spec: Preprocessing, dtype: torch.dtype, out: Tensor
 ) -> Tensor:
     """Fill `out` (n, 3, crop, crop), two launches for all images."""
-    raise NotImplementedError
+    from pyfeat._cuda import preprocess as launch
+
+    todo = passes(images, spec, dtype, out)
+    widths = [one.across.weights.shape[0] for one in todo]
+    pitches = [-(-width // _CHUNK) * _CHUNK for width in widths]
+    room = [3 * one.down.length * pitch for one, pitch in zip(todo, pitches, strict=True)]
+    begins = [0, *accumulate(room)]
+    # Freed in the order of the stream: the launches come first.
+    narrow = torch.empty(begins[-1], dtype=torch.uint8, device=out.device)
+    rows = [
+        _job(one, narrow.data_ptr() + begin, pitch)
+        for one, begin, pitch in zip(todo, begins, pitches, strict=False)
+    ]
+    with torch.cuda.device(out.device):
+        jobs = torch.tensor(rows, dtype=torch.int64).to(out.device)
+        launch(
+            jobs=jobs.data_ptr(),
+            n=len(todo),
+            rows=max(one.down.length for one in todo),
+            columns=max(widths),
+            lines=max(one.down.weights.shape[0] for one in todo),
+            side=spec.crop,
+            table=todo[0].table.data_ptr(),
+            item_bytes=out.element_size(),
+            stream=torch.cuda.current_stream().cuda_stream,
+        )
+    return out
+
+
+def _job(one: Pass, narrow: int, pitch: int) -> list[int]:
+    # The members of PreprocessJob in csrc/cuda/preprocess.h.
+    down, across = one.down, one.across
+    return [
+        one.image[down.source :, across.source :].data_ptr(),
+        one.image.stride(0),
+        down.length,
+        across.starts.data_ptr(),
+        across.weights.data_ptr(),
+        across.weights.shape[1],
+        across.weights.shape[0],
+        down.starts.data_ptr(),
+        down.weights.data_ptr(),
+        down.weights.shape[1],
+        down.weights.shape[0],
+        narrow,
+        pitch,
+        one.out[:, down.at :, across.at :].data_ptr(),
+    ]
