@@ -69,9 +69,12 @@ void preprocess_one(const Picture& picture, const Target& target, void* out) {
   const std::uint8_t* corner = picture.image + tall.source * stride + wide.source * 3;
   const std::uint8_t* end = picture.image + (down.n_in - 1) * stride + across.n_in * 3;
 
+  const GroupedWeights grouped =
+      PYFEAT_KERNEL(preprocess_takes_groups)() ? GroupedWeights(wide.taps()) : GroupedWeights();
+
   // Bytes from the start of a row that the kernel may touch; the last rows have fewer.
-  const std::ptrdiff_t reach =
-      3 * *std::max_element(wide.starts.begin(), wide.starts.end()) + 6 * wide.pairs + 10;
+  const std::ptrdiff_t last = 3 * *std::max_element(wide.starts.begin(), wide.starts.end());
+  const std::ptrdiff_t reach = last + std::max(6 * wide.pairs + 10, 64);
   const std::ptrdiff_t readable = (across.n_in - wide.source) * 3;
   int in_place = tall.length;
   while (in_place > 0 && end - (corner + (in_place - 1) * stride) < reach) --in_place;
@@ -91,7 +94,8 @@ void preprocess_one(const Picture& picture, const Target& target, void* out) {
                   target.table,
                   target.item_bytes};
   if (std::min(tall.count, wide.count) < target.crop) fill_background(target, out);
-  PYFEAT_KERNEL(preprocess)(pixels, wide.taps(), tall.taps(), scratch.get(), slot);
+  PYFEAT_KERNEL(preprocess)(pixels, wide.taps(), grouped.groups(), tall.taps(), scratch.get(),
+                            slot);
 }
 
 namespace {

@@ -35,4 +35,17 @@ struct ResizeWeights {
   std::vector<std::int32_t> weights;
 };
 
+// Owns the arrays that `groups()` points to: the weights of one direction for five outputs at once.
+struct GroupedWeights {
+  GroupedWeights() = default;
+  explicit GroupedWeights(const Taps& taps);
+  TapGroups groups() const {
+    return {quads, offsets.empty() ? nullptr : offsets.data(), words.data()};
+  }
+
+  int quads = 0;
+  std::vector<std::int32_t> offsets;
+  std::vector<std::uint8_t> words;
+};
+
 }  // namespace pyfeat
