@@ -35,6 +35,36 @@ struct PaddedTail {
   std::unique_ptr<std::uint8_t[]> bytes;
 };
 
+// Weights of one direction, and what they were made for.
+struct Prepared {
+  Prepared(const Direction& d, Filter f, bool flip, bool grouped)
+      : direction(d), filter(f), mirrored(flip), takes_groups(grouped), weights(d, f, flip) {
+    if (grouped) groups = GroupedWeights(weights.taps());
+  }
+  bool is(const Direction& d, Filter f, bool flip, bool grouped) const {
+    return d.n_in == direction.n_in && d.n_out == direction.n_out && d.first == direction.first &&
+           d.count == direction.count && f == filter && flip == mirrored && grouped == takes_groups;
+  }
+  Direction direction;
+  Filter filter;
+  bool mirrored, takes_groups;
+  ResizeWeights weights;
+  GroupedWeights groups;
+};
+
+// Images of a data set share a few sizes: a thread keeps what it used last. Of its own, so that
+// there is no lock that a fork could leave closed.
+std::shared_ptr<const Prepared> prepare(const Direction& direction, Filter filter, bool mirrored,
+                                        bool grouped) {
+  constexpr unsigned kKept = 8;
+  thread_local std::shared_ptr<const Prepared> kept[kKept];
+  thread_local unsigned next = 0;
+  for (const auto& one : kept)
+    if (one && one->is(direction, filter, mirrored, grouped)) return one;
+  next = (next + 1) % kKept;
+  return kept[next] = std::make_shared<const Prepared>(direction, filter, mirrored, grouped);
+}
+
 Direction direction(std::int64_t n_in, std::int64_t n_out, std::int64_t first, int crop) {
   return {n_in, n_out, std::max<std::int64_t>(first, 0),
           static_cast<int>(std::min<std::int64_t>(n_out, crop))};
@@ -64,7 +94,10 @@ void fill_background(const Target& target, void* out) {
 void preprocess_one(const Picture& picture, const Target& target, void* out) {
   const Direction down = direction(picture.h, picture.height, picture.top, target.crop);
   const Direction across = direction(picture.w, picture.width, picture.left, target.crop);
-  const ResizeWeights wide(across, target.filter, target.hflip), tall(down, target.filter);
+  const auto kept_wide =
+      prepare(across, target.filter, target.hflip, PYFEAT_KERNEL(preprocess_takes_groups)());
+  const auto kept_tall = prepare(down, target.filter, false, false);
+  const ResizeWeights &wide = kept_wide->weights, &tall = kept_tall->weights;
   const std::ptrdiff_t stride = picture.stride;
   const std::uint8_t* corner = picture.image + tall.source * stride + wide.source * 3;
   const std::uint8_t* end = picture.image + (down.n_in - 1) * stride + across.n_in * 3;
@@ -94,8 +127,8 @@ void preprocess_one(const Picture& picture, const Target& target, void* out) {
                   target.table,
                   target.item_bytes};
   if (std::min(tall.count, wide.count) < target.crop) fill_background(target, out);
-  PYFEAT_KERNEL(preprocess)(pixels, wide.taps(), grouped.groups(), tall.taps(), scratch.get(),
-                            slot);
+  PYFEAT_KERNEL(preprocess)(pixels, wide.taps(), kept_wide->groups.groups(), tall.taps(),
+                            scratch.get(), slot);
 }
 
 namespace {

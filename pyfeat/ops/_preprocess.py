@@ -229,7 +229,7 @@ def _cpp(images: Sequence[Image], spec: Preprocessing, dtype: torch.dtype, out: 
         table=table_of(spec, dtype).data_ptr(),
         item_bytes=out.element_size(),
         out=out.data_ptr(),
-        threads=num_threads(),
+        threads=num_threads() if len(jobs) > 1 else 1,
     )
 
 
