@@ -39,6 +39,7 @@ SIZES = [
     ((2000, 10), (8, 7)),
     ((90, 131), (3, 1)),
 ]
+INTERPRETED_PIXELS = 61_000
 
 
 def noise(rng, shape):
@@ -74,6 +75,9 @@ def to_bytes(pixels):
 
 def run(image, spec, backend, **options):
     """Run one image where the backend wants it, and bring the result back."""
+    interpreted = (backend.name, backend.device) == ("triton", "cpu")
+    if interpreted and image.shape[0] * image.shape[1] > INTERPRETED_PIXELS:
+        pytest.skip("too slow in Triton's interpreter")
     if backend.device != "cpu":
         image = torch.from_numpy(np.array(image)).to(backend.device)
     return preprocess(image, spec, backend=backend.name, **options).cpu()
@@ -218,7 +222,7 @@ def test_flip_mirrors_the_result(backend, rng, shape, mode):
     interpolation=st.sampled_from(["bicubic", "bilinear"]),
 )
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_setting_equals_reference(backend, sides, resize, cut, mode, hflip, interpolation):
     spec = Preprocessing(resize, max(resize - cut, 1), interpolation, mode=mode, hflip=hflip)
