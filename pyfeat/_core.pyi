@@ -37,16 +37,15 @@ def moments(
 ) -> None: ...
 def moments_mirror(scatter: int, groups: int, d: int, threads: int) -> None: ...
 def preprocess(
-    image: NDArray[np.uint8],
-    height: int,
-    width: int,
-    top: int,
-    left: int,
+    jobs: _I64,
     crop: int,
     bicubic: bool,
+    hflip: bool,
+    fill: int,
     table: int,
     item_bytes: int,
     out: int,
+    threads: int,
 ) -> None: ...
 def crc32c(data: bytes, before: int = 0) -> int: ...
 def fail_from_operation(n: int, code: int) -> None: ...

@@ -7,3 +7,14 @@ class _Devices(TypedDict):
     reason: str
 
 def devices() -> _Devices: ...
+def preprocess(
+    jobs: int,
+    n: int,
+    rows: int,
+    columns: int,
+    lines: int,
+    side: int,
+    table: int,
+    item_bytes: int,
+    stream: int,
+) -> None: ...

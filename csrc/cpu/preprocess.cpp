@@ -1,11 +1,16 @@
 // Antialiased resize of interleaved RGB bytes in exact integers, then a table look-up per channel.
 //
 // Across: lane i of a vector works on row i of a group, so that one pair of weights serves every
-// lane; 16 bytes of a row are 4 taps and a third of one that is not used. Down: whole planes of
-// bytes, two rows (two taps) at a time. Both passes round to bytes, as Pillow does.
+// lane; 16 bytes of a row are 4 taps and a third of one that is not used. Where bytes can be
+// permuted and multiplied, a vector works on five pixels of a row instead (TapGroups). Down: whole
+// planes of bytes, two rows (two taps) at a time. Both passes round to bytes, as Pillow does.
 #include "preprocess.h"
 
 #include "simd.h"
+
+#if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
+#define PYFEAT_BYTE_PRODUCTS 1
+#endif
 
 namespace pyfeat::PYFEAT_ISA {
 namespace {
@@ -14,15 +19,24 @@ constexpr int kFractionBits = 22;
 constexpr int kFineBits = 11;
 constexpr std::int32_t kHalf = 1 << (kFractionBits - 1);
 
-// Interleaved RGB bytes to pairs of 16-bit taps, (R R)(G G)(B B)(0 0): taps 0 and 1, or 2 and 3.
+#ifdef PYFEAT_MM
+// Interleaved RGB bytes to pairs of 16-bit taps, (R R)(G G)(B B)(..): taps 0 and 1, or 2 and 3.
 Vec taps01(Vec rgb) {
   return shuffle<0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1>(rgb);
 }
 Vec taps23(Vec rgb) {
   return shuffle<6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1>(rgb);
 }
-// Four pixels RGB0 to RRRR GGGG BBBB 0000.
-Vec planar(Vec rgb0) { return shuffle<0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15>(rgb0); }
+// Four pixels RGB. to RRRR GGGG BBBB ....
+Vec planar(Vec rgb) { return shuffle<0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15>(rgb); }
+#else
+Vec taps01(Vec rgb) { return interleave_low8(interleave_low8(rgb, drop_bytes<3>(rgb)), zero()); }
+Vec taps23(Vec rgb) { return taps01(drop_bytes<6>(rgb)); }
+Vec planar(Vec rgb) {
+  const Vec even_odd = interleave_low8(rgb, drop_bytes<8>(rgb));
+  return interleave_low8(even_odd, drop_bytes<8>(even_odd));
+}
+#endif
 
 // Sums of weight * byte in units of 2^-22, kept as two sums that 16-bit products can feed.
 struct Sums {
@@ -38,7 +52,7 @@ struct Sums {
   }
 };
 
-// One output pixel of kLanes rows: (R, G, B, 0) as int32 in every lane.
+// One output pixel of kLanes rows: (R, G, B, .) as int32 in every lane.
 Vec pixel_across(const std::uint8_t* const* rows, const Taps& taps, int x) {
   const std::int32_t* w = taps.weights + static_cast<std::ptrdiff_t>(x) * taps.pairs * 2;
   std::ptrdiff_t offset = static_cast<std::ptrdiff_t>(taps.starts[x]) * 3;
@@ -70,6 +84,43 @@ void rows_across(const std::uint8_t* const* rows, const Taps& taps, std::uint8_t
   }
 }
 
+#ifdef PYFEAT_BYTE_PRODUCTS
+// As rows_across, five pixels of each row at a time.
+void rows_across_grouped(const std::uint8_t* const* rows, const TapGroups& groups, int count,
+                         std::uint8_t* out) {
+  const std::size_t plane = plane_bytes(count);
+  const Vec transposed = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const std::uint8_t* words = groups.words;
+  for (int x = 0; x < count; x += 5) {
+    const std::ptrdiff_t offset = groups.offsets[x / 5];
+    Vec high[kLanes] = {}, middle[kLanes] = {}, low[kLanes];
+    for (Vec& sum : low) sum = splat32(kHalf);
+    for (int quad = 0; quad < groups.quads; ++quad, words += 4 * kVecBytes) {
+      const Vec picked = load(words), w2 = load(words + kVecBytes),
+                w1 = load(words + 2 * kVecBytes), w0 = load(words + 3 * kVecBytes);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const Vec taps = _mm512_permutexvar_epi8(picked, load(rows[lane] + offset));
+        high[lane] = _mm512_dpbusd_epi32(high[lane], taps, w2);
+        middle[lane] = _mm512_dpbusd_epi32(middle[lane], taps, w1);
+        low[lane] = _mm512_dpbusd_epi32(low[lane], taps, w0);
+      }
+    }
+    Vec sums[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const Vec upper = add32(shift_left32<8>(high[lane]), middle[lane]);
+      sums[lane] = shift_right32<kFractionBits>(add32(shift_left32<8>(upper), low[lane]));
+    }
+    const Vec bytes =
+        narrow_to_uint8(narrow_to_int16(sums[0], sums[1]), narrow_to_int16(sums[2], sums[3]));
+    std::uint8_t pixels[kVecBytes + 8];
+    store(pixels, _mm512_permutexvar_epi32(transposed, bytes));
+    for (int lane = 0; lane < kLanes; ++lane)
+      for (int c = 0; c < 3; ++c)
+        std::memcpy(out + (lane * 3 + c) * plane + x, pixels + lane * 16 + c * 5, 8);
+  }
+}
+#endif
+
 // out[x] = rounded sum over taps of weight * rows[tap][x], x < n; n is a multiple of 64.
 void row_down(const std::uint8_t* rows, std::size_t n, const std::int32_t* weights, int pairs,
               std::uint8_t* out) {
@@ -98,10 +149,29 @@ void look_up(const std::uint8_t* bytes, int n, const void* table, int row, void*
   for (int i = 0; i < n; ++i) to[i] = items[bytes[i]];
 }
 
+void write_row(const std::uint8_t* bytes, int n, const Slot& slot, int channel, int y) {
+  const std::size_t side = static_cast<std::size_t>(slot.side);
+  const std::size_t at = (static_cast<std::size_t>(channel) * side + y) * side + slot.left;
+  if (slot.item_bytes == 4)
+    look_up<std::uint32_t>(bytes, n, slot.table, channel, slot.out, at);
+  else if (slot.item_bytes == 2)
+    look_up<std::uint16_t>(bytes, n, slot.table, channel, slot.out, at);
+  else
+    look_up<std::uint8_t>(bytes, n, slot.table, channel, slot.out, at);
+}
+
 }  // namespace
 
-void preprocess(const PixelRows& rows, const Taps& across, const Taps& down, const void* table,
-                int item_bytes, std::uint8_t* scratch, void* out) {
+bool preprocess_takes_groups() {
+#ifdef PYFEAT_BYTE_PRODUCTS
+  return true;
+#else
+  return false;
+#endif
+}
+
+void preprocess(const PixelRows& rows, const Taps& across, [[maybe_unused]] const TapGroups& groups,
+                const Taps& down, std::uint8_t* scratch, const Slot& slot) {
   const int width = across.count, height = down.count;
   const std::size_t plane = plane_bytes(width);
   for (int r = 0; r < rows.count; r += kLanes) {
@@ -111,19 +181,19 @@ void preprocess(const PixelRows& rows, const Taps& across, const Taps& down, con
       lanes[lane] = row < rows.in_place ? rows.image + row * rows.stride
                                         : rows.tail + (row - rows.in_place) * rows.tail_stride;
     }
+#ifdef PYFEAT_BYTE_PRODUCTS
+    if (groups.offsets) {
+      rows_across_grouped(lanes, groups, width, scratch + r * plane * 3);
+      continue;
+    }
+#endif
     rows_across(lanes, across, scratch + r * plane * 3);
   }
   std::uint8_t* line = scratch + scratch_rows(rows.count) * plane * 3;
   for (int y = 0; y < height; ++y) {
     row_down(scratch + down.starts[y] * plane * 3, plane * 3,
              down.weights + static_cast<std::size_t>(y) * down.pairs * 2, down.pairs, line);
-    for (int c = 0; c < 3; ++c) {
-      const std::size_t at = (static_cast<std::size_t>(c) * height + y) * width;
-      if (item_bytes == 4)
-        look_up<std::uint32_t>(line + c * plane, width, table, c, out, at);
-      else
-        look_up<std::uint16_t>(line + c * plane, width, table, c, out, at);
-    }
+    for (int c = 0; c < 3; ++c) write_row(line + c * plane, width, slot, c, slot.top + y);
   }
 }
 

@@ -17,8 +17,22 @@ struct Taps {
   const std::int32_t* weights;  // (count, pairs, 2)
 };
 
+// Five neighbouring outputs at once, 15 of the 16 words of a vector: word 5 c + k is channel c of
+// output k. From the 64 bytes at offsets[group] of a row, `words` (groups, quads, 4, 64) picks four
+// taps for each word (64 indices) and weighs them: in three signed bytes each, w = high * 2^16 +
+// middle * 2^8 + low. `offsets` is null where the windows of five outputs do not fit in 64 bytes.
+struct TapGroups {
+  int quads;
+  const std::int32_t* offsets;
+  const std::uint8_t* words;
+};
+
+// Whether the kernel of this instruction set would use groups.
+PYFEAT_DECLARE(bool, preprocess_takes_groups, ())
+
 // Rows of interleaved RGB bytes. A kernel may read up to 3 * (2 * pairs) + 10 bytes from the start
-// of a tap window: rows below `in_place` allow it where they lie, the others lie in `tail`, padded.
+// of a tap window, and the 64 of a group: rows below `in_place` allow it where they lie, the others
+// lie in `tail`, padded.
 struct PixelRows {
   const std::uint8_t* image;
   std::ptrdiff_t stride;
@@ -28,20 +42,31 @@ struct PixelRows {
   std::ptrdiff_t tail_stride;
 };
 
-// Between the passes a row is three planes of plane_bytes(crop) bytes. The scratch of `preprocess`
+// Between the passes a row is three planes of plane_bytes(crop) bytes, with room for writing 8
+// bytes at any pixel. The scratch of `preprocess`
 // is scratch_rows(rows) such rows and one more; those from `rows` on are zero.
 static constexpr std::size_t plane_bytes(int crop) {
-  return (static_cast<std::size_t>(crop) + 63) / 64 * 64;
+  return (static_cast<std::size_t>(crop) + 7 + 63) / 64 * 64;
 }
 static constexpr std::size_t scratch_rows(int rows) {
   return (static_cast<std::size_t>(rows) + 4) / 4 * 4;
 }
 
-// out[c][y][x] = table[c][v], v the byte that resizing across, rounding, resizing down and rounding
-// gives. out is (3, down.count, across.count) of item_bytes (2 or 4) each, and table (3, 256) of
-// the same.
+// Where the result goes: out is (3, side, side) of item_bytes (1, 2 or 4) each, and table (3, 256)
+// of the same. Rows `top` on and columns `left` on are written, the others left as they are.
+struct Slot {
+  void* out;
+  int side;
+  int top;
+  int left;
+  const void* table;
+  int item_bytes;
+};
+
+// out[c][top + y][left + x] = table[c][v], v the byte that resizing across, rounding, resizing down
+// and rounding gives, y < down.count, x < across.count.
 PYFEAT_DECLARE(void, preprocess,
-               (const PixelRows& rows, const Taps& across, const Taps& down, const void* table,
-                int item_bytes, std::uint8_t* scratch, void* out))
+               (const PixelRows& rows, const Taps& across, const TapGroups& groups,
+                const Taps& down, std::uint8_t* scratch, const Slot& slot))
 
 }  // namespace pyfeat

@@ -23,7 +23,8 @@ enum class Filter { kBilinear, kBicubic };
 // no weight; `starts` count from `source`, and no window of 2 * pairs taps ends later than one tap
 // past the end of that range.
 struct ResizeWeights {
-  ResizeWeights(const Direction& direction, Filter filter);
+  // Mirrored: output i is what output count - 1 - i would be.
+  ResizeWeights(const Direction& direction, Filter filter, bool mirrored = false);
   Taps taps() const { return {count, pairs, starts.data(), weights.data()}; }
 
   int count;
@@ -32,6 +33,19 @@ struct ResizeWeights {
   int length;
   std::vector<std::int32_t> starts;
   std::vector<std::int32_t> weights;
+};
+
+// Owns the arrays that `groups()` points to: the weights of one direction for five outputs at once.
+struct GroupedWeights {
+  GroupedWeights() = default;
+  explicit GroupedWeights(const Taps& taps);
+  TapGroups groups() const {
+    return {quads, offsets.empty() ? nullptr : offsets.data(), words.data()};
+  }
+
+  int quads = 0;
+  std::vector<std::int32_t> offsets;
+  std::vector<std::uint8_t> words;
 };
 
 }  // namespace pyfeat

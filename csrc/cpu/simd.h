@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(PYFEAT_AVX512) || defined(PYFEAT_ISA_avx2)
+#if defined(PYFEAT_AVX512) || defined(PYFEAT_ISA_avx2) || defined(__SSE2__)
 #ifndef __clang__
 // GCC 12 warns of a register that its own header leaves undefined on purpose (GCC bug 105593).
 #pragma GCC diagnostic push
@@ -116,6 +116,34 @@ template <int bits>
 static inline Vec shift_right32(Vec v) {
   return reinterpret_cast<Vec>(reinterpret_cast<Ints>(v) >> bits);
 }
+#ifdef __SSE2__
+// Every x86-64 has these, and compilers do not find them by themselves.
+static inline Vec pair_sums(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(
+      _mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+}
+static inline Vec interleave_low8(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(
+      _mm_unpacklo_epi8(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+}
+static inline Vec interleave_high8(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(
+      _mm_unpackhi_epi8(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+}
+static inline Vec narrow_to_int16(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(
+      _mm_packs_epi32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+}
+static inline Vec narrow_to_uint8(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(
+      _mm_packus_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+}
+// out[i] = v[i + count], or 0 past the end.
+template <int count>
+static inline Vec drop_bytes(Vec v) {
+  return reinterpret_cast<Vec>(_mm_srli_si128(reinterpret_cast<__m128i>(v), count));
+}
+#else
 static inline Vec pair_sums(Vec a, Vec b) {
   const Ints x = reinterpret_cast<Ints>(a), y = reinterpret_cast<Ints>(b);
   const Ints low = (x << 16 >> 16) * (y << 16 >> 16);
@@ -148,21 +176,15 @@ static inline Vec narrow_to_uint8(Vec a, Vec b) {
   return Vec{x[0], x[2], x[4], x[6], x[8], x[10], x[12], x[14],
              y[0], y[2], y[4], y[6], y[8], y[10], y[12], y[14]};
 }
+template <int count>
+static inline Vec drop_bytes(Vec v) {
+  std::uint8_t bytes[32] = {};
+  store(bytes, v);
+  return load(bytes + count);
+}
+#endif
 static inline Vec load_lanes(const std::uint8_t* const* rows, std::ptrdiff_t offset) {
   return load(rows[0] + offset);
-}
-template <int... index>
-static inline Vec shuffle(Vec v) {
-  constexpr int from[16] = {index...};
-  std::uint8_t bytes[16];
-  store(bytes, v);
-  const auto int_at = [&](int i) {
-    std::uint32_t n = 0;
-    for (int k = 0; k < 4; ++k)
-      if (from[i + k] >= 0) n |= std::uint32_t{bytes[from[i + k]]} << (8 * k);
-    return static_cast<std::int32_t>(n);
-  };
-  return reinterpret_cast<Vec>(Ints{int_at(0), int_at(4), int_at(8), int_at(12)});
 }
 
 #endif

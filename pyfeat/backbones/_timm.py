@@ -9,6 +9,8 @@ from typing import Any
 from pyfeat.backbones._pretrained import INSTALL_HINT, Pretrained, explain_missing_weights
 from pyfeat.ops._preprocess import Preprocessing
 
+_MODES = {"center": "crop", "squash": "stretch", "border": "pad"}  # timm's words and ours
+
 
 def timm_names() -> list[str]:
     """Return the names of timm's models with weights, each with its tag.
@@ -41,7 +43,7 @@ def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
     ImportError
         If timm is missing.
     ValueError
-        If there are no such weights, or their preprocessing is not a square centre crop.
+        If there are no such weights, or their preprocessing is not ours (see `preprocessing_of`).
     OSError
         If the weights can neither be read from the cache nor downloaded.
     """
@@ -76,11 +78,11 @@ def preprocessing_of(config: Mapping[str, Any], name: str) -> Preprocessing:
     Raises
     ------
     ValueError
-        If it is anything else than: short side resized, square cut from the centre.
+        If the result is not the square centre of an RGB image, or the crop mode is unknown.
     """
     channels, height, width = config["input_size"]
-    mode, interpolation = config.get("crop_mode", "center"), config["interpolation"]
-    if mode != "center" or channels != 3 or height != width:
+    mode = config.get("crop_mode") or "center"
+    if mode not in _MODES or channels != 3 or height != width:
         got = f"crop mode {mode!r} of {channels} channels, {height} x {width} pixels"
         raise ValueError(
             f"preprocessing of {name} must be a square centre crop of an RGB image, got {got}; "
@@ -89,9 +91,10 @@ def preprocessing_of(config: Mapping[str, Any], name: str) -> Preprocessing:
     return Preprocessing(
         resize=math.floor(height / config["crop_pct"]),
         crop=height,
-        interpolation=interpolation,
+        interpolation=config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
+        mode=_MODES[mode],
     )
 
 

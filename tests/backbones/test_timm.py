@@ -41,11 +41,17 @@ def test_preprocessing_is_that_of_the_configuration() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"crop_mode": "squash"}, {"input_size": (1, 224, 224)}, {"input_size": (3, 128, 1024)}],
+    [{"crop_mode": "random"}, {"input_size": (1, 224, 224)}, {"input_size": (3, 128, 1024)}],
 )
 def test_a_preprocessing_that_cannot_be_expressed_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="preprocessing of x must be a square centre crop"):
         preprocessing_of(config(**change), "x")
+
+
+@pytest.mark.parametrize(("timms", "ours"), [("squash", "stretch"), ("border", "pad")])
+def test_crop_modes_are_those_of_the_configuration(timms: str, ours: str) -> None:
+    spec = preprocessing_of(config(crop_mode=timms), "x")
+    assert (spec.mode, spec.resize, spec.crop) == (ours, 235, 224)
 
 
 def test_resize_equals_timms_own_transform() -> None:

@@ -117,7 +117,10 @@ def test_explain_gives_every_reason():
 
 def test_explain_finds_the_op():
     image = np.zeros((2, 2, 3), np.uint8)
-    assert explain("preprocess", image, Preprocessing()) == {"cpp": "ok", "reference": "ok"}
+    answers = explain("preprocess", image, Preprocessing())
+    assert list(answers) == ["cuda", "triton", "cpp", "reference"]
+    assert answers["cpp"] == answers["reference"] == "ok"
+    assert answers["cuda"] == "image must be on cuda, got cpu"
 
 
 def test_explain_rejects_an_unknown_op():

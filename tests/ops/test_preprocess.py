@@ -10,9 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from pyfeat.ops import Preprocessing, preprocess
+from pyfeat._identity import canonical_json
+from pyfeat.ops import Preprocessing, preprocess, preprocess_batch
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Pixels come back as they were: (v / 255 - 0) / 1, times 255, is v again after rounding.
@@ -34,8 +37,9 @@ SIZES = [
     ((500, 375), (256, 224)),
     ((10, 2000), (8, 7)),
     ((2000, 10), (8, 7)),
-    ((400, 601), (3, 1)),
+    ((90, 131), (3, 1)),
 ]
+INTERPRETED_PIXELS = 61_000
 
 
 def noise(rng, shape):
@@ -66,7 +70,17 @@ def pillow(image, spec):
 
 
 def to_bytes(pixels):
-    return (pixels * 255).round().to(torch.uint8)
+    return (pixels.cpu() * 255).round().to(torch.uint8)
+
+
+def run(image, spec, backend, **options):
+    """Run one image where the backend wants it, and bring the result back."""
+    interpreted = (backend.name, backend.device) == ("triton", "cpu")
+    if interpreted and image.shape[0] * image.shape[1] > INTERPRETED_PIXELS:
+        pytest.skip("too slow in Triton's interpreter")
+    if backend.device != "cpu":
+        image = torch.from_numpy(np.array(image)).to(backend.device)
+    return preprocess(image, spec, backend=backend.name, **options).cpu()
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
@@ -74,7 +88,7 @@ def to_bytes(pixels):
 def test_pixels_equal_pillow(backend, rng, shape, sizes, interpolation):
     spec = Preprocessing(*sizes, interpolation, **PLAIN)
     image = photo(rng, shape)
-    got = to_bytes(preprocess(image, spec, backend=backend.name))
+    got = to_bytes(run(image, spec, backend))
     assert torch.equal(got, pillow(image, spec))
 
 
@@ -103,17 +117,17 @@ def test_pixels_equal_one_call_of_pillow(backend, rng, h, w, interpolation):
     resized = Image.fromarray(image).resize((width, height), FILTERS[interpolation])
     top, left = round((height - size) / 2), round((width - size) / 2)
     pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
-    got = to_bytes(preprocess(image, spec, backend=backend.name))
+    got = to_bytes(run(image, spec, backend))
     assert torch.equal(got, torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
 
 
 def test_random_sizes_equal_pillow(backend, rng):
-    for _ in range(60):
+    for _ in range(25):
         h, w = (int(v) for v in np.exp(rng.uniform(0, 5.5, 2)))
         resize = int(rng.integers(1, 60))
         spec = Preprocessing(resize, int(rng.integers(1, resize + 1)), **PLAIN)
         image = photo(rng, (h, w))
-        got = to_bytes(preprocess(image, spec, backend=backend.name))
+        got = to_bytes(run(image, spec, backend))
         assert torch.equal(got, pillow(image, spec)), (h, w, spec)
 
 
@@ -133,22 +147,118 @@ def test_equals_torchvision_transforms(backend, rng, shape, interpolation):
     )
     image = noise(rng, shape)
     expected = pipeline(Image.fromarray(image))
-    assert torch.equal(preprocess(image, spec, backend=backend.name), expected)
+    assert torch.equal(run(image, spec, backend), expected)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (300, 200), (10, 20000), (20000, 10)])
+@pytest.mark.parametrize("shape", [(1, 1), (300, 200), (10, 5000), (5000, 10)])
 def test_equals_reference(backend, rng, shape):
     image = noise(rng, shape)
     spec = Preprocessing(std=(0.2, 0.3, 0.4))
     expected = preprocess(image, spec, backend="reference")
-    assert torch.equal(preprocess(image, spec, backend=backend.name), expected)
+    assert torch.equal(run(image, spec, backend), expected)
 
 
-def test_bfloat16_is_the_rounded_float32(backend, rng):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_floats_are_the_rounded_float32(backend, rng, dtype):
     image = noise(rng, (60, 80))
     exact = preprocess(image, Preprocessing(), backend="reference")
-    short = preprocess(image, Preprocessing(), dtype=torch.bfloat16, backend=backend.name)
-    assert torch.equal(short, exact.bfloat16())
+    assert torch.equal(run(image, Preprocessing(), backend, dtype=dtype), exact.to(dtype))
+
+
+@pytest.mark.parametrize("mode", ["crop", "stretch", "pad"])
+def test_uint8_is_the_pixel_before_normalisation(backend, rng, mode):
+    image = photo(rng, (60, 83))
+    spec = Preprocessing(41, 37, mode=mode)
+    pixels = run(image, spec, backend, dtype=torch.uint8)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
+    assert torch.equal((pixels.float() / 255 - mean) / std, run(image, spec, backend))
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (61, 37), (7, 100)])
+def test_stretched_pixels_equal_pillow(backend, rng, shape):
+    image = photo(rng, shape)
+    spec = Preprocessing(33, 33, mode="stretch")
+    # One direction a call, as in `pillow`.
+    pixels = Image.fromarray(image).resize((33, shape[0]), FILTERS["bicubic"])
+    pixels = np.asarray(pixels.resize((33, 33), FILTERS["bicubic"])).transpose(2, 0, 1)
+    got = run(image, spec, backend, dtype=torch.uint8)
+    assert np.array_equal(got.numpy(), pixels)
+
+
+@pytest.mark.parametrize("crop", [31, 20])
+@pytest.mark.parametrize("mode", ["stretch", "pad"])
+@pytest.mark.parametrize("shape", [(40, 60), (41, 37), (31, 30), (2, 90), (1, 1)])
+def test_modes_equal_timm_transforms(backend, rng, shape, mode, crop):
+    timm_data = pytest.importorskip("timm.data")
+    spec = Preprocessing(31, crop, mode=mode)
+    transform = timm_data.create_transform(
+        (3, crop, crop),
+        interpolation=spec.interpolation,
+        mean=spec.mean,
+        std=spec.std,
+        crop_pct=crop / 31,
+        crop_mode={"stretch": "squash", "pad": "border"}[mode],
+    )
+    image = photo(rng, shape)
+    got = run(image, spec, backend)
+    assert torch.equal(got, transform(Image.fromarray(image)))
+
+
+@pytest.mark.parametrize("mode", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize("shape", [(40, 60), (60, 41), (9, 2)])
+def test_flip_mirrors_the_result(backend, rng, shape, mode):
+    image = noise(rng, shape)
+    plain = run(image, Preprocessing(30, 23, mode=mode), backend)
+    flipped = run(image, Preprocessing(30, 23, mode=mode, hflip=True), backend)
+    assert torch.equal(flipped, plain.flip(2))
+
+
+@given(
+    sides=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    resize=st.integers(1, 40),
+    cut=st.integers(0, 39),
+    mode=st.sampled_from(["crop", "stretch", "pad"]),
+    hflip=st.booleans(),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+)
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_setting_equals_reference(backend, sides, resize, cut, mode, hflip, interpolation):
+    spec = Preprocessing(resize, max(resize - cut, 1), interpolation, mode=mode, hflip=hflip)
+    image = photo(np.random.default_rng(sum(sides)), sides)
+    expected = preprocess(image, spec, backend="reference")
+    assert torch.equal(run(image, spec, backend), expected)
+
+
+def test_batch_equals_its_images_one_by_one(backend, rng, monkeypatch):
+    sizes = [(40, 60), (9, 2), (60, 41), (1, 1), (50, 90), (50, 90)]
+    images = [torch.from_numpy(noise(rng, size)).to(backend.device) for size in sizes]
+    spec = Preprocessing(30, 28, mode="pad")
+    alone = torch.stack([preprocess(i, spec, backend=backend.name) for i in images])
+    for threads in ("1", "2", "5"):
+        monkeypatch.setenv("PYFEAT_NUM_THREADS", threads)
+        assert torch.equal(preprocess_batch(images, spec, backend=backend.name), alone)
+
+
+@pytest.mark.parametrize("name", ["cpp", "reference"])
+def test_batch_may_be_empty(name):
+    assert preprocess_batch([], Preprocessing(8, 4), backend=name).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["cpp", "reference"])
+def test_batch_is_written_where_asked(rng, name):
+    out = torch.empty(2, 3, 8, 8, dtype=torch.uint8)
+    images = [noise(rng, (9, 9)), noise(rng, (12, 8))]
+    spec = Preprocessing(8, 8)
+    assert preprocess_batch(images, spec, dtype=torch.uint8, out=out, backend=name) is out
+    assert torch.equal(out[1], preprocess(images[1], spec, dtype=torch.uint8))
+
+
+def test_batch_names_the_bad_image():
+    images = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)]
+    with pytest.raises(ValueError, match=r"images\[1\] must have shape \(h, w, 3\)"):
+        preprocess_batch(images, Preprocessing())
 
 
 @pytest.mark.parametrize(
@@ -167,8 +277,8 @@ def test_bfloat16_is_the_rounded_float32(backend, rng):
 def test_strides_do_not_matter(backend, rng, view):
     image = view(noise(rng, (50, 70)))
     spec = Preprocessing(32, 28)
-    expected = preprocess(image.copy(), spec, backend=backend.name)
-    assert torch.equal(preprocess(image, spec, backend=backend.name), expected)
+    expected = run(image.copy(), spec, backend)
+    assert torch.equal(run(image, spec, backend), expected)
 
 
 def test_non_contiguous_tensor(backend, rng):
@@ -176,7 +286,7 @@ def test_non_contiguous_tensor(backend, rng):
     image = planes.permute(1, 2, 0)
     spec = Preprocessing(32, 28)
     expected = preprocess(image.contiguous(), spec, backend="reference")
-    assert torch.equal(preprocess(image, spec, backend=backend.name), expected)
+    assert torch.equal(run(image, spec, backend), expected)
 
 
 @pytest.mark.parametrize("name", ["cpp", "reference"])
@@ -199,7 +309,7 @@ def test_image_at_the_end_of_its_page(backend, rng):
         image = everything[2 * page - h * w * 3 : 2 * page].reshape(h, w, 3)
         image[:] = noise(rng, (h, w))
         expected = preprocess(image, Preprocessing(28, 24), backend="reference")
-        got = preprocess(image, Preprocessing(28, 24), backend=backend.name)
+        got = run(image, Preprocessing(28, 24), backend)
         assert torch.equal(got, expected)
 
 
@@ -217,17 +327,17 @@ def test_out_slot_is_filled_and_neighbours_are_not_touched(rng, name):
 def test_image_is_not_changed(backend, rng):
     image = noise(rng, (40, 50))
     before = image.copy()
-    preprocess(image, Preprocessing(), backend=backend.name)
+    run(image, Preprocessing(), backend)
     assert np.array_equal(image, before)
 
 
 def test_eight_threads_give_the_same_bytes(backend, rng):
+    if (backend.name, backend.device) == ("triton", "cpu"):
+        pytest.skip("Triton's interpreter is not made for threads")
     images = [noise(rng, (100 + 3 * i, 140)) for i in range(8)]
-    alone = [preprocess(i, Preprocessing(), backend=backend.name) for i in images]
+    alone = [run(i, Preprocessing(), backend) for i in images]
     with ThreadPoolExecutor(8) as pool:
-        together = pool.map(
-            lambda i: preprocess(i, Preprocessing(), backend=backend.name), images * 8
-        )
+        together = pool.map(lambda i: run(i, Preprocessing(), backend), images * 8)
         assert all(torch.equal(a, b) for a, b in zip(alone * 8, together, strict=True))
 
 
@@ -242,6 +352,12 @@ def test_eight_threads_give_the_same_bytes(backend, rng):
         ({"mean": (0.5, 0.5)}, ValueError, "mean must be three finite numbers"),
         ({"std": (0.5, float("nan"), 0.5)}, ValueError, "std must be three finite numbers"),
         ({"std": (0.5, 0.0, 0.5)}, ValueError, "std must be above 0"),
+        (
+            {"mode": "fit"},
+            ValueError,
+            r"mode must be one of \['crop', 'stretch', 'pad'\], got 'fit'",
+        ),
+        ({"hflip": 2}, TypeError, "hflip must be a bool, got 2"),
     ],
 )
 def test_rejects_setting(change, error, message):
@@ -253,10 +369,24 @@ def test_lists_and_tuples_make_equal_settings():
     assert Preprocessing(mean=[0.5, 0.5, 0.5]) == Preprocessing(mean=(0.5, 0.5, 0.5))
 
 
-def test_parts_are_json_and_name_every_field():
-    parts = Preprocessing().to_parts()
+def test_parts_are_json_and_name_what_was_chosen():
+    parts = Preprocessing(mode="pad", hflip=True).to_parts()
     assert json.loads(json.dumps(parts)) == parts
-    assert set(parts) == {"resize", "crop", "interpolation", "antialias", "mean", "std"}
+    named = {"resize", "crop", "interpolation", "antialias", "mean", "std", "mode", "hflip"}
+    assert set(parts) == named
+
+
+def test_default_parts_are_those_of_stores_made_before_there_were_modes():
+    assert canonical_json(Preprocessing().to_parts()) == (
+        '{"antialias":true,"crop":224,"interpolation":"bicubic","mean":[0.485,0.456,0.406],'
+        '"resize":256,"std":[0.229,0.224,0.225]}'
+    )
+
+
+@pytest.mark.parametrize("change", [{}, {"mode": "stretch"}, {"hflip": True}])
+def test_settings_come_back_from_their_parts(change):
+    spec = Preprocessing(**change)
+    assert Preprocessing.from_parts(spec.to_parts()) == spec
 
 
 @pytest.mark.parametrize(
@@ -276,7 +406,7 @@ def test_rejects_image(image, error, message):
 
 
 def test_rejects_dtype():
-    with pytest.raises(TypeError, match=r"dtype must be torch.float32 or torch.bfloat16, got"):
+    with pytest.raises(TypeError, match=r"dtype must be one of \[torch.float32, .*\], got"):
         preprocess(np.zeros((4, 4, 3), np.uint8), Preprocessing(), dtype=torch.float64)
 
 
