@@ -24,6 +24,20 @@ def preprocess(
     item_bytes: int,
     out: int,
 ) -> None: ...
+def topk(
+    queries: int,
+    n: int,
+    base: int,
+    m: int,
+    row_stride: int,
+    item: int,
+    scales: int,
+    d: int,
+    k: int,
+    metric: int,
+    threads: int,
+    out: tuple[int, int],
+) -> None: ...
 def crc32c(data: bytes, before: int = 0) -> int: ...
 def fail_from_operation(n: int, code: int) -> None: ...
 def operation_count() -> int: ...

@@ -2,5 +2,6 @@
 
 from pyfeat.ops._explain import explain
 from pyfeat.ops._preprocess import Preprocessing, preprocess
+from pyfeat.ops._topk import Neighbours, topk
 
-__all__ = ["Preprocessing", "explain", "preprocess"]
+__all__ = ["Neighbours", "Preprocessing", "explain", "preprocess", "topk"]

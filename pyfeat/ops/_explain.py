@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyfeat.ops import _preprocess
+from pyfeat.ops import _preprocess, _topk
 from pyfeat.ops._dispatch import explain_backends
 
-BACKENDS_OF = {"preprocess": _preprocess.BACKENDS}
+BACKENDS_OF = {"preprocess": _preprocess.BACKENDS, "topk": _topk.BACKENDS}
 
 
 def explain(op: str, *args: Any) -> dict[str, str]:
@@ -15,7 +15,7 @@ def explain(op: str, *args: Any) -> dict[str, str]:
 
     Parameters
     ----------
-    op : {"preprocess"}
+    op : {"preprocess", "topk"}
         Name of the op.
     *args
         What the op would be called with, all positional.
