@@ -13,6 +13,7 @@ from pyfeat._rows import is_stream
 from pyfeat.ops._check import as_tensor, like, why_not_cpp
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._topk_reference import nearest
+from pyfeat.ops._topk_stream import nearest_of_stream
 
 METRICS = ("ip", "cosine", "l2")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -20,7 +21,6 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ITEMS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 MOST_ON_GPU = 64  # neighbours that a block of threads selects
 SPARE = 16  # rows scored beyond k, to prove that none was missed
-STREAM_BYTES = 2**26  # of a block of a streamed base
 
 
 class Neighbours(NamedTuple):
@@ -85,10 +85,10 @@ def topk(
     Notes
     -----
     Queries and rows count as their float32 values, an int8 row as the float32 products with its
-    scale. Scores are q.b, q.b / (\\|q\\| \\|b\\|) (0 where either is zero), or the sum of (q - b)^2,
-    summed in float64 and rounded to float32; neighbours are those with the best rounded scores, and
-    equal scores go to the lower row number. So every backend and number of threads returns the same
-    rows, except where two orders of a float64 sum round to different float32 numbers.
+    scale. Scores are q.b, q.b / (|q| |b|), 0 where either is zero, or the sum of (q - b)^2,
+    in float64 and rounded to float32; neighbours are those with the best rounded scores, and equal
+    scores go to the lower row number. So every backend and number of threads returns the same rows,
+    except where two orders of a float64 sum round to different float32 numbers.
 
     A row that holds NaN or infinity is never a neighbour. Where a query has fewer than k neighbours
     for that reason, or holds NaN or infinity itself, the rest of its rows are -1 and their scores
@@ -96,13 +96,11 @@ def topk(
 
     "cpp" screens with products in float32, or bfloat16 where the CPU multiplies these, and bounds
     the error of each by Cauchy-Schwarz, |x.y - x'.y'| <= |x'| |y - y'| + |x - x'| |y|, and that of
-    the sum by gamma(d) |x| |y| [1]_. Only rows that the bounds do not rule out, about 2 k a query on
-    usual data, are scored in float64. Where most rows are nearer to each other than that (all rows
-    equal), it takes some ten times as long. "cuda" and "triton" screen in float32, score k + 16
-    rows, and give a query to the reference when the bound does not prove these to be enough.
+    the sum by gamma(d) |x| |y| [1]_. Only rows that the bounds do not rule out, a few k a query on
+    usual data, are scored in float64. Where they rule out little (all rows equal), every row is.
 
-    Memory of "cpp": about 8 d bytes a query for up to 2048 queries, and 72 k + 1536 bytes a query and
-    thread, 64 MiB a thread at most (or one query). It releases the GIL.
+    Memory of "cpp": about 6 d bytes a query for up to 2048 queries, and 72 k + 1536 bytes a query
+    and thread, 64 MiB a thread at most (or one query). It releases the GIL.
 
     References
     ----------
@@ -115,16 +113,27 @@ def topk(
     >>> found.rows.tolist(), found.scores.round(2).tolist()
     ([[0, 2]], [[1.0, 0.6000000238418579]])
     """
-    if is_stream(base):
-        from pyfeat.ops._topk_stream import topk_stream
-
-        return topk_stream(queries, base, k, metric, scales, backend)
-    x, y = as_tensor(queries, "queries"), as_tensor(base, "base")
+    x = as_tensor(queries, "queries")
     factors = None if scales is None else as_tensor(scales, "scales")
-    _check(x, y, k, metric, factors)
-    chosen = choose("topk", BACKENDS, backend, x, y, k, metric, factors)
-    scores, rows = chosen.run(x, y, int(k), metric, factors)
+    if is_stream(base):
+        _check_k(k, base.shape[0])
+
+        def search(x: Tensor, y: Tensor, k: int, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+            return _nearest(x, y, k, metric, factors, backend)
+
+        scores, rows = nearest_of_stream(x, base, int(k), metric, factors, search)
+    else:
+        scores, rows = _nearest(x, as_tensor(base, "base"), k, metric, factors, backend)
     return Neighbours(like(queries, scores), like(queries, rows))
+
+
+def _nearest(
+    x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None, backend: str | None
+) -> tuple[Tensor, Tensor]:
+    _check(x, y, k, metric, scales)
+    chosen = choose("topk", BACKENDS, backend, x, y, k, metric, scales)
+    scores, rows = chosen.run(x, y, int(k), metric, scales)
+    return scores, rows
 
 
 def _check(x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None) -> None:
@@ -139,7 +148,7 @@ def _check(x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None) -> 
         raise ValueError(f"base must be on {x.device} like queries, got {y.device}")
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {list(METRICS)}, got {metric!r}")
-    check_k(k, len(y))
+    _check_k(k, len(y))
     if scales is None:
         return
     if y.dtype != torch.int8:
@@ -151,7 +160,7 @@ def _check(x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None) -> 
         raise ValueError(f"scales must have shape ({len(y)},) on {y.device}, got {have}")
 
 
-def check_k(k: int, m: int) -> None:
+def _check_k(k: int, m: int) -> None:
     """Raise unless k neighbours can be had of m rows."""
     if not isinstance(k, int | np.integer) or isinstance(k, bool):
         raise TypeError(f"k must be an integer, got {k!r}")
@@ -159,9 +168,7 @@ def check_k(k: int, m: int) -> None:
         raise ValueError(f"k must be in [1, {m}], the rows of base, got {k}")
 
 
-def _cpp(
-    x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _cpp(x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None) -> tuple[Tensor, Tensor]:
     from pyfeat._core import topk as run
 
     x = x.float().contiguous()
