@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 BLOCK_ROWS = 4096  # of the base
-BLOCK_NUMBERS = 2**22  # float64 numbers of a block of differences
+BLOCK_NUMBERS = 2**18  # float64 numbers of a block of differences
 BEYOND = 1e39  # stands for infinite scores, which rank before and after no neighbour at all
 
 
@@ -45,8 +45,8 @@ def scores_of_all(x: Tensor, y: Tensor, metric: str) -> Tensor:
     """Return the scores (n, b) of float64 rows; NaN where a row is not finite."""
     if metric == "l2":
         step = max(1, BLOCK_NUMBERS // max(1, y.numel()))
-        parts = [(q[:, None] - y).square().sum(-1) for q in x.split(step)]
-        scores = torch.cat(parts) if parts else x.new_zeros(0, len(y))
+        starts = range(0, max(1, len(x)), step)
+        scores = torch.cat([(x[i : i + step, None] - y).square().sum(-1) for i in starts])
     else:
         scores = x @ y.T
         if metric == "cosine":
@@ -61,8 +61,8 @@ def scores_of_rows(
     """Return the float32 scores (n, c) of chosen rows (n, c); NaN where it is -1 or not finite."""
     parts = []
     step = max(1, BLOCK_NUMBERS // max(1, rows.shape[1] * x.shape[1]))
-    for queries, chosen in zip(x.split(step), rows.split(step), strict=True):
-        q = queries.double()[:, None]  # (s, 1, d)
+    for start in range(0, max(1, len(x)), step):
+        q, chosen = x[start : start + step, None].double(), rows[start : start + step]  # (s, 1, d)
         b = row_values(y, scales, chosen.clamp(min=0))  # (s, c, d)
         if metric == "l2":
             scores = (q - b).square().sum(-1)
@@ -72,7 +72,7 @@ def scores_of_rows(
                 scores = _over(scores, q.norm(dim=-1) * b.norm(dim=-1))
         there = (chosen >= 0) & q.isfinite().all(-1) & b.isfinite().all(-1)
         parts.append(torch.where(there, scores, torch.nan).float())
-    return torch.cat(parts) if parts else x.new_zeros(rows.shape, dtype=torch.float32)
+    return torch.cat(parts)
 
 
 def _over(products: Tensor, norms: Tensor) -> Tensor:
