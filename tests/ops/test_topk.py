@@ -20,6 +20,15 @@ SHAPES = [(1, 1, 1, 1), (2, 19, 5, 3), (13, 67, 33, 7), (3, 41, 17, 41), (17, 13
 LARGE = [(350, 700, 40, 10), (40, 1031, 300, 64), (11, 2003, 7, 5)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """Keep torch from waiting for its threads at each of the reference's many small steps."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make(rng, n, m, d, dtype="float32"):
     """Return queries, base and scales: random rows, some of them near each other."""
     queries = torch.from_numpy(rng.standard_normal((n, d), dtype=np.float32))
