@@ -7,3 +7,16 @@ class _Devices(TypedDict):
     reason: str
 
 def devices() -> _Devices: ...
+def topk_keys(
+    queries: int,
+    base: int,
+    item: int,
+    row_stride: int,
+    mul: int,
+    add: int,
+    keys: int,
+    n: int,
+    m: int,
+    d: int,
+    stream: int,
+) -> None: ...

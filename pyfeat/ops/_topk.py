@@ -10,17 +10,16 @@ from torch import Tensor
 
 from pyfeat._config import num_threads
 from pyfeat._rows import is_stream
-from pyfeat.ops._check import as_tensor, like, why_not_cpp
+from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_cuda, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._topk_reference import nearest
+from pyfeat.ops._topk_screen import screened
 from pyfeat.ops._topk_stream import nearest_of_stream
 
 METRICS = ("ip", "cosine", "l2")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # As in csrc/cpu/gemm.h
 ITEMS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
-MOST_ON_GPU = 64  # neighbours that a block of threads selects
-SPARE = 16  # rows scored beyond k, to prove that none was missed
 
 
 class Neighbours(NamedTuple):
@@ -59,7 +58,7 @@ def topk(
         The rows searched, on the device of the queries. Rows may lie apart, but the numbers of a
         row must be adjacent, or the base is copied. A stream (a store view) is read in blocks.
     k : int
-        Neighbours of each query. Range [1, m]; at most 64 with "cuda" and "triton".
+        Neighbours of each query. Range [1, m].
     metric : {"ip", "cosine", "l2"}, default="ip"
         Largest inner product, largest cosine, or smallest squared Euclidean distance.
     scales : ndarray or Tensor of shape (m,), float32, optional
@@ -98,6 +97,10 @@ def topk(
     the error of each by Cauchy-Schwarz, |x.y - x'.y'| <= |x'| |y - y'| + |x - x'| |y|, and that of
     the sum by gamma(d) |x| |y| [1]_. Only rows that the bounds do not rule out, a few k a query on
     usual data, are scored in float64. Where they rule out little (all rows equal), every row is.
+
+    "cuda" and "triton" screen with products in float32 and score the k + 16 best rows in float64;
+    a query for which the bounds do not prove that no other row belongs there goes to the reference.
+    At most 256 MiB of products are alive at once.
 
     Memory of "cpp": about 6 d bytes a query for up to 2048 queries, and 72 k + 1536 bytes a query
     and thread, 64 MiB a thread at most (or one query). It releases the GIL.
@@ -201,7 +204,56 @@ def _cpp_refuses(
     return why_not_cpp(queries=x, base=y, scales=scales)
 
 
+def _cuda_keys(x: Tensor, y: Tensor, mul: Tensor, add: Tensor) -> Tensor:
+    from pyfeat._cuda import topk_keys
+
+    keys = torch.empty((len(x), len(y)), dtype=torch.float32, device=x.device)
+    with torch.cuda.device(x.device):
+        topk_keys(
+            queries=x.data_ptr(),
+            base=y.data_ptr(),
+            item=ITEMS[y.dtype],
+            row_stride=y.stride(0),
+            mul=mul.data_ptr(),
+            add=add.data_ptr(),
+            keys=keys.data_ptr(),
+            n=len(x),
+            m=len(y),
+            d=x.shape[1],
+            stream=torch.cuda.current_stream().cuda_stream,
+        )
+    return keys
+
+
+def _cuda(
+    x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return screened(x, y, k, metric, scales, _cuda_keys)
+
+
+def _cuda_refuses(
+    x: Tensor, y: Tensor, k: int = 1, metric: str = "ip", scales: Tensor | None = None
+) -> str | None:
+    return why_not_cuda(queries=x, base=y, scales=scales)
+
+
+def _triton(
+    x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    from pyfeat.ops._triton.topk import keys_of
+
+    return screened(x, y, k, metric, scales, keys_of)
+
+
+def _triton_refuses(
+    x: Tensor, y: Tensor, k: int = 1, metric: str = "ip", scales: Tensor | None = None
+) -> str | None:
+    return why_not_triton(queries=x, base=y, scales=scales)
+
+
 BACKENDS = (
+    Backend("cuda", _cuda, _cuda_refuses),
+    Backend("triton", _triton, _triton_refuses),
     Backend("cpp", _cpp, _cpp_refuses),
     Backend("reference", nearest, never_refuses),
 )

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from pyfeat.ops import Neighbours, topk
 
+# Triton's interpreter multiplies with numpy, which warns of NaN and infinity.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+
 METRICS = ("ip", "cosine", "l2")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 # n, m, d, k: one of everything, primes, unaligned, more queries than are packed together, k = m
@@ -277,6 +280,8 @@ def test_number_of_threads_changes_no_bit(rng, monkeypatch, threads):
 
 
 def test_eight_threads_give_the_same_bits(backend, rng):
+    if backend.name == "triton" and backend.device == "cpu":
+        pytest.skip("Triton's interpreter runs one kernel at a time")
     x, y = on(backend, *make(rng, 20, 300, 33)[:2])
     alone = topk(x, y, 5, backend=backend.name)
     with ThreadPoolExecutor(8) as pool:
