@@ -33,7 +33,7 @@ Run = Callable[[], Any]
 def cases(quick: bool) -> Iterator[Case]:
     plan = [
         (dtype, metric, n)
-        for n in (QUERIES, 1)
+        for n in (1, QUERIES)
         for dtype in ("float32", "float16", "int8")
         for metric in ("ip", "l2")
     ]
