@@ -47,6 +47,20 @@ def preprocess(
     out: int,
     threads: int,
 ) -> None: ...
+def topk(
+    queries: int,
+    n: int,
+    base: int,
+    m: int,
+    row_stride: int,
+    item: int,
+    scales: int,
+    d: int,
+    k: int,
+    metric: int,
+    threads: int,
+    out: tuple[int, int],
+) -> None: ...
 def crc32c(data: bytes, before: int = 0) -> int: ...
 def fail_from_operation(n: int, code: int) -> None: ...
 def operation_count() -> int: ...

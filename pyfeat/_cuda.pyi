@@ -16,5 +16,16 @@ def preprocess(
     side: int,
     table: int,
     item_bytes: int,
+def topk_keys(
+    queries: int,
+    base: int,
+    item: int,
+    row_stride: int,
+    mul: int,
+    add: int,
+    keys: int,
+    n: int,
+    m: int,
+    d: int,
     stream: int,
 ) -> None: ...
