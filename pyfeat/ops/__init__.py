@@ -2,5 +2,13 @@
 
 from pyfeat.ops._explain import explain
 from pyfeat.ops._preprocess import Preprocessing, preprocess
+from pyfeat.ops._softmax_xent import SoftmaxXent, StoredRows, softmax_xent
 
-__all__ = ["Preprocessing", "explain", "preprocess"]
+__all__ = [
+    "Preprocessing",
+    "SoftmaxXent",
+    "StoredRows",
+    "explain",
+    "preprocess",
+    "softmax_xent",
+]

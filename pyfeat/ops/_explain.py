@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyfeat.ops import _preprocess
+from pyfeat.ops import _preprocess, _softmax_xent
 from pyfeat.ops._dispatch import explain_backends
 
-BACKENDS_OF = {"preprocess": _preprocess.BACKENDS}
+BACKENDS_OF = {
+    "preprocess": _preprocess.BACKENDS,
+    "softmax_xent": _softmax_xent.BACKENDS,
+}
 
 
 def explain(op: str, *args: Any) -> dict[str, str]:
@@ -15,7 +18,7 @@ def explain(op: str, *args: Any) -> dict[str, str]:
 
     Parameters
     ----------
-    op : {"preprocess"}
+    op : {"preprocess", "softmax_xent"}
         Name of the op.
     *args
         What the op would be called with, all positional.
