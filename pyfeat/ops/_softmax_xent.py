@@ -137,6 +137,7 @@ def softmax_xent(
 
     Examples
     --------
+    >>> import numpy as np
     >>> X = np.array([[-1.0], [2.0]], dtype=np.float32)
     >>> result = softmax_xent(X, np.array([0, 1]), np.zeros((1, 2, 2)))
     >>> result.loss.round(4), result.gradient[0, :, 0]

@@ -92,7 +92,7 @@ def _block(
     z = _scores(rounded, theta, bf16)  # (P, b, outputs)
     if z.shape[2] == 1:
         y = labels.to(z.dtype)
-        losses = torch.nn.functional.softplus(z[..., 0]) - y * z[..., 0]  # (P, b)
+        losses = -torch.nn.functional.logsigmoid((2 * y - 1) * z[..., 0])  # (P, b)
         p = z.sigmoid()
         residual = w[..., None] * (p - y[:, None])
         spread = w[..., None] * p * (-z).sigmoid()
