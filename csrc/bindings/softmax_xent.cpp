@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 #include <vector>
 
 #include "../cpu/dispatch.h"
@@ -18,6 +19,7 @@ namespace pyfeat {
 namespace {
 
 constexpr std::ptrdiff_t kStrip = 336;  // rows of side A, with depth kc in the second-level cache
+constexpr std::ptrdiff_t kFew = 6;      // outputs that are multiplied without packing
 constexpr std::ptrdiff_t kMostBlocks = 8;  // of a chunk: so long is a sum in float32
 constexpr std::ptrdiff_t kLeastChunks = 16;
 constexpr double kFlopPerThread = 4e6;  // some 50 us
@@ -104,6 +106,8 @@ class Evaluation {
     std::vector<double> sums;  // losses, spreads, intercepts
   };
 
+  bool few() const { return std::is_same_v<Number, float> && width_ <= kFew; }
+
   std::size_t packed_theta(std::ptrdiff_t first) const {
     return first / strip_ * packed_size(strip_, in_.d, shape_.mr);
   }
@@ -135,6 +139,11 @@ class Evaluation {
     PYFEAT_KERNEL(xent_rows)
     (in_.data + first * d * bytes, in_.item, in_.scales ? in_.scales + first : nullptr, in_.shift,
      rows, d, desk.rows.get());
+    if (few()) {
+      PYFEAT_KERNEL(xent_few_scores)
+      (desk.rows.get(), rows, d, task_.theta, width_, desk.logits.get());
+      return;
+    }
     products_.pack({desk.rows.get(), Item::kFloat32, d, 1, nullptr}, rows, d, shape_.nr,
                    desk.across.get());
     for (std::ptrdiff_t i = 0; i < width_; i += strip_)
@@ -166,8 +175,16 @@ class Evaluation {
 
   void add_gradient(std::ptrdiff_t rows, bool add, Desk& desk) const {
     const std::ptrdiff_t d = in_.d;
-    products_.pack({desk.rows.get(), Item::kFloat32, 1, d, nullptr}, d, rows, shape_.nr,
-                   desk.down.get());
+    if (few()) {
+      PYFEAT_KERNEL(xent_few_gradients)
+      (desk.rows.get(), rows, d, desk.logits.get(), width_, add, desk.gradient.get());
+      return;
+    }
+    if constexpr (std::is_same_v<Number, std::uint16_t>)
+      PYFEAT_KERNEL(xent_pack_columns)(desk.rows.get(), rows, d, shape_, desk.down.get());
+    else
+      products_.pack({desk.rows.get(), Item::kFloat32, 1, d, nullptr}, d, rows, shape_.nr,
+                     desk.down.get());
     for (std::ptrdiff_t i = 0; i < width_; i += strip_) {
       const std::ptrdiff_t tall = std::min(strip_, width_ - i);
       products_.pack({desk.logits.get() + i * kXentStride, Item::kFloat32, kXentStride, 1, nullptr},

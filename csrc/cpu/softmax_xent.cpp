@@ -155,7 +155,73 @@ void sigmoid(const XentBlock& block, const XentSums& sums) {
   if (block.turns) *sums.turned += static_cast<double>(sum_of(turned));
 }
 
+Floats load_up_to(const float* x, std::ptrdiff_t n) {
+  return n >= kWidth ? load_floats(x) : load_some(x, n > 0 ? static_cast<int>(n) : 0);
+}
+
+using Bits = std::uint32_t __attribute__((vector_size(kWidth * sizeof(float))));
+
+// As to_bfloat16, in the upper halves; what is left in the lower ones does not matter.
+Bits rounded(Floats x) {
+  const Bits bits = reinterpret_cast<Bits>(x);
+  return x == x ? bits + 0x7FFF + ((bits >> 16) & 1) : bits | 0x400000;
+}
+
+float dot(const float* a, const float* b, std::ptrdiff_t n) {
+  Floats sums[4] = {};
+  std::ptrdiff_t j = 0;
+  for (; j + 4 * kWidth <= n; j += 4 * kWidth)
+    for (int v = 0; v < 4; ++v)
+      sums[v] = load_floats(a + j + v * kWidth) * load_floats(b + j + v * kWidth) + sums[v];
+  for (; j < n; j += kWidth)
+    sums[0] = load_up_to(a + j, n - j) * load_up_to(b + j, n - j) + sums[0];
+  return sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// A group of rows stays in the first-level cache for all outputs.
+constexpr std::ptrdiff_t kGroup = 8;
+
 }  // namespace
+
+void xent_pack_columns(const float* x, std::ptrdiff_t rows, std::ptrdiff_t d, GemmShape shape,
+                       std::uint16_t* out) {
+  for (std::ptrdiff_t k0 = 0; k0 < rows; k0 += shape.kc) {
+    const std::ptrdiff_t end = rows < k0 + shape.kc ? rows : k0 + shape.kc;
+    for (std::ptrdiff_t first = 0; first < d; first += shape.nr)
+      for (std::ptrdiff_t i = k0; i < end; i += 2)
+        for (std::ptrdiff_t j = first; j < first + shape.nr; j += kWidth, out += 2 * kWidth) {
+          const float* from = x + i * d + j;
+          const Floats upper = j < d ? load_up_to(from, d - j) : Floats{};
+          const Floats lower = j < d && i + 1 < end ? load_up_to(from + d, d - j) : Floats{};
+          const Bits pairs = (rounded(upper) >> 16) | (rounded(lower) & 0xFFFF0000u);
+          std::memcpy(out, &pairs, sizeof pairs);
+        }
+  }
+}
+
+void xent_few_scores(const float* x, std::ptrdiff_t rows, std::ptrdiff_t d, const float* theta,
+                     std::ptrdiff_t outputs, float* logits) {
+  for (std::ptrdiff_t i = 0; i < rows; ++i)
+    for (std::ptrdiff_t c = 0; c < outputs; ++c)
+      logits[c * kXentStride + i] = dot(x + i * d, theta + c * (d + 1), d);
+}
+
+void xent_few_gradients(const float* x, std::ptrdiff_t rows, std::ptrdiff_t d, const float* logits,
+                        std::ptrdiff_t outputs, bool add, float* gradient) {
+  for (std::ptrdiff_t first = 0; first < rows; first += kGroup) {
+    const int count = static_cast<int>(rows - first < kGroup ? rows - first : kGroup);
+    for (std::ptrdiff_t c = 0; c < outputs; ++c)
+      for (std::ptrdiff_t j = 0; j < d; j += kWidth) {
+        const std::ptrdiff_t left = d - j;
+        float* to = gradient + c * d + j;
+        Floats sum = add || first > 0 ? load_up_to(to, left) : Floats{};
+        for (int i = 0; i < count; ++i)
+          sum =
+              logits[c * kXentStride + first + i] * load_up_to(x + (first + i) * d + j, left) + sum;
+        store_some(to, sum, left < kWidth ? static_cast<int>(left) : kWidth);
+      }
+  }
+}
 
 void xent_residuals(const XentBlock& block, const XentSums& sums) {
   if (block.classes == 1)

@@ -42,6 +42,22 @@ PYFEAT_DECLARE(void, xent_rows,
                (const void* data, Item item, const float* scales, const float* shift,
                 std::ptrdiff_t rows, std::ptrdiff_t d, float* out))
 
+// Packs the columns of float32 rows for side B of `gemm_packed_bf16`, as gemm.h lays it out: what
+// gemm_pack_bf16 makes of columns, without a step from row to row for every number.
+PYFEAT_DECLARE(void, xent_pack_columns,
+               (const float* x, std::ptrdiff_t rows, std::ptrdiff_t d, GemmShape shape,
+                std::uint16_t* out))
+
+// The two products for a few outputs, where packing would cost more than multiplying:
+// logits[c * kXentStride + i] = theta[c * (d + 1) : + d] . x[i], and
+// gradient[c * d + j] = (or += where `add`) sum_i logits[c * kXentStride + i] x[i * d + j].
+PYFEAT_DECLARE(void, xent_few_scores,
+               (const float* x, std::ptrdiff_t rows, std::ptrdiff_t d, const float* theta,
+                std::ptrdiff_t outputs, float* logits))
+PYFEAT_DECLARE(void, xent_few_gradients,
+               (const float* x, std::ptrdiff_t rows, std::ptrdiff_t d, const float* logits,
+                std::ptrdiff_t outputs, bool add, float* gradient))
+
 // sums[i] += part[i], i < n
 PYFEAT_DECLARE(void, xent_merge, (const float* part, std::ptrdiff_t n, double* sums))
 
