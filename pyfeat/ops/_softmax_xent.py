@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyfeat._config import num_threads
-from pyfeat.ops._check import as_tensor, like, why_not_cpp
+from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._softmax_xent_reference import Rows, Sums, reference
 
@@ -77,7 +77,7 @@ def softmax_xent(
     Parameters
     ----------
     X : ndarray, Tensor or StoredRows of shape (n, d)
-        float64 (backend "reference" alone), float32, float16, bfloat16; int8 in `StoredRows`.
+        float64 (backend only "reference"), float32, float16, bfloat16; int8 in `StoredRows`.
     labels : ndarray or Tensor of shape (n,), integers
         Range [0, outputs), or {0, 1} for one output.
     theta : ndarray or Tensor of shape (P, outputs, d + 1), float32 or float64
@@ -267,17 +267,36 @@ def _at(part: Tensor | None) -> int:
     return 0 if part is None else part.data_ptr()
 
 
-def _cpp_refuses(rows: Any, labels: Any, theta: Any, *more: Any) -> str | None:
+def _triton(
+    rows: Rows, labels: Tensor, theta: Tensor, w: Tensor | None, v: Tensor | None, bf16: bool
+) -> Sums:
+    from pyfeat.ops._triton.softmax_xent import run
+
+    return run(rows, labels, theta, w, v, bf16)
+
+
+def _cpp_refuses(*args: Any) -> str | None:
+    return _why_not(why_not_cpp, *args)
+
+
+def _triton_refuses(*args: Any) -> str | None:
+    return _why_not(why_not_triton, *args)
+
+
+def _why_not(
+    on_device: Callable[..., str | None], rows: Any, labels: Any, theta: Any, *more: Any
+) -> str | None:
     w, v = [*more, None, None][:2]
     if not isinstance(rows, Rows):
         rows = _checked_rows(rows if isinstance(rows, StoredRows) else StoredRows(rows))
     if rows.dtype == torch.float64:
         return "X must be float32, float16, bfloat16 or int8, got float64"
     tensors = {"X": rows.items, "scales": rows.scales, "shift": rows.shift}
-    return why_not_cpp(**tensors, labels=labels, theta=theta, weights=w, direction=v)
+    return on_device(**tensors, labels=labels, theta=theta, weights=w, direction=v)
 
 
 BACKENDS = (
+    Backend("triton", _triton, _triton_refuses),
     Backend("cpp", _cpp, _cpp_refuses),
     Backend("reference", reference, never_refuses),
 )

@@ -165,7 +165,7 @@ def test_many_outputs_and_columns(backend, rng):
 
 
 def test_problems_are_those_that_run_alone(backend, rng):
-    p = Problem(rng, 300, 9, 3, 4)
+    p = Problem(rng, 40 if backend.name == "triton" else 300, 9, 3, 4)
     together = p.run(backend.name, backend.device)
     for i in range(3):
         alone = softmax_xent(
@@ -214,6 +214,12 @@ def test_no_rows_leave_the_penalty(backend, rng):
     assert not result.spread.any()
 
 
+def test_reference_without_rows_is_the_penalty(rng):
+    p = Problem(rng, 0, 4, 2, 3)
+    penalty = 0.5 * p.l2 * p.theta[..., :-1].square().sum(dim=(1, 2))
+    torch.testing.assert_close(p.run("reference").loss, penalty)
+
+
 def test_no_problems(backend, rng):
     p = Problem(rng, 5, 4, 0, 3)
     assert p.run(backend.name, backend.device).gradient.shape == (0, 3, 5)
@@ -250,6 +256,7 @@ def test_huge_scores_give_the_difference_of_scores(backend, outputs):
     assert not result.spread.any()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in Triton's interpreter
 @pytest.mark.parametrize("outputs", [1, 2, 4])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_makes_the_gradient_nan(backend, rng, bad, outputs):
@@ -301,7 +308,9 @@ def test_threads_do_not_change_a_bit(rng, monkeypatch, products):
 
 
 def test_eight_threads_give_the_same_bits(backend, rng):
-    p = Problem(rng, 700 if backend.name == "cpp" else 20, 12, 2, 3)
+    if backend.name == "triton" and backend.device == "cpu":
+        pytest.skip("Triton's interpreter runs in one thread only")
+    p = Problem(rng, 700, 12, 2, 3)
     alone = p.run(backend.name, backend.device)
     with ThreadPoolExecutor(8) as pool:
         for result in pool.map(lambda _: p.run(backend.name, backend.device), range(16)):
@@ -309,7 +318,7 @@ def test_eight_threads_give_the_same_bits(backend, rng):
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
