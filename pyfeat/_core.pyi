@@ -61,6 +61,23 @@ def topk(
     threads: int,
     out: tuple[int, int],
 ) -> None: ...
+
+class XentRows:
+    def __init__(self, data: int, item: int, scales: int, shift: int, n: int, d: int) -> None: ...
+    def evaluate(
+        self,
+        labels: int,
+        weights: int,
+        weight_step: int,
+        theta: int,
+        problems: int,
+        classes: int,
+        direction: bool,
+        bf16: bool,
+        threads: int,
+        out: int,
+    ) -> None: ...
+
 def crc32c(data: bytes, before: int = 0) -> int: ...
 def fail_from_operation(n: int, code: int) -> None: ...
 def operation_count() -> int: ...

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyfeat._eigh import symmetric_eigh
-from pyfeat._tensors import Rows, block_rows, device_of, tensor_blocks, working_dtype
+from pyfeat._rows import is_stream
+from pyfeat._tensors import Rows, block_rows, tensor_blocks, working_dtype
 from pyfeat.heads._lbfgs import Minimum, Objective, minimize
-from pyfeat.ops import moments
+from pyfeat.ops import StoredRows, moments, softmax_xent
 
 # Rows that the covariance is estimated from: it only preconditions, a rough one will do.
 SAMPLED_ROWS_PER_COLUMN = 8
@@ -84,45 +86,6 @@ def _start(problem: Problem) -> Tensor:
     return theta
 
 
-def binary_terms(z: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted logistic loss of z (b, 1), and sum_i w p (1 - p) of shape (1,).
-
-    z becomes the weighted residual.
-
-    Notes
-    -----
-    loss = log(1 + exp(z)) - y z, p = sigmoid(z), residual = w (p - y), y in {0, 1}.
-    """
-    y = labels.to(z.dtype)
-    score = z[:, 0]
-    loss = torch.nn.functional.softplus(score, threshold=float("inf")) - y * score
-    total = (weights * loss).sum(dtype=torch.float64)
-    score.sigmoid_()
-    spread = (weights * (score - score * score)).sum(dtype=torch.float64)
-    score.sub_(y).mul_(weights)
-    return total, spread[None]
-
-
-def softmax_terms(z: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted cross-entropy of z (b, k), and sum_i w p_c (1 - p_c) of shape (k,).
-
-    z becomes the weighted residual.
-
-    Notes
-    -----
-    loss = log sum_c exp(z_c) - z_y, p = softmax(z), residual = w (p - onehot(y)).
-    """
-    z -= z.amax(dim=1, keepdim=True)
-    own = z.gather(1, labels[:, None])[:, 0]
-    sums = z.exp_().sum(dim=1)
-    total = (weights * (sums.log() - own)).sum(dtype=torch.float64)
-    z /= sums[:, None]
-    spread = weights @ (z - z * z)
-    z *= weights[:, None]
-    z.scatter_add_(1, labels[:, None], -weights[:, None])
-    return total, spread.double()
-
-
 def objective(problem: Problem, centre: Tensor) -> Objective:
     """Return the function to minimise, for rows that are centred as they are read.
 
@@ -140,35 +103,31 @@ def objective(problem: Problem, centre: Tensor) -> Objective:
 
     Notes
     -----
-    Products in the working dtype, sums over blocks in float64. Memory: one block of rows and its
-    outputs.
+    See `softmax_xent`, which an array or tensor is handed to whole, a stream block by block.
     """
-    X = problem.X
-    d, dtype, device = X.shape[1], working_dtype(X), device_of(X)
-    terms = binary_terms if problem.outputs == 1 else softmax_terms
-    size = min(block_rows(X), X.shape[0])
-    scratch = torch.empty((size, d), dtype=dtype, device=device)
-    shift = centre.to(dtype)
+    X, d = problem.X, problem.X.shape[1]
 
     def evaluate(theta: Tensor) -> tuple[float, Tensor, Tensor]:
-        low = theta.to(dtype)
-        weight, bias = low[:, :d].T, low[:, d]
-        loss = 0.5 * problem.l2 * theta[:, :d].square().sum()
+        low = theta[None]
+        loss = 0.5 * problem.l2 * float(theta[:, :d].square().sum())
         gradient = theta * problem.l2
         gradient[:, d] = 0.0
         spread = torch.zeros_like(theta[:, 0])
-        for positions, rows in tensor_blocks(X, size):
-            block = torch.sub(rows, shift, out=scratch[: len(rows)])
-            z = torch.addmm(bias, block, weight)
-            added = terms(z, problem.labels[positions], problem.weights[positions])
-            loss, spread = loss + added[0], spread + added[1]
-            gradient[:, :d] += z.T @ block
-            gradient[:, d] += z.sum(dim=0)
+        for positions, rows in _parts(X):
+            labels, weights = problem.labels[positions], problem.weights[positions]
+            part = softmax_xent(StoredRows(rows, shift=centre), labels, low, weights=weights)
+            loss += float(part.loss[0])
+            gradient += part.gradient[0]
+            spread += part.spread[0]
         if not problem.fit_intercept:
             gradient[:, d] = 0.0
-        return float(loss), gradient, spread
+        return loss, gradient, spread
 
     return evaluate
+
+
+def _parts(X: Rows) -> Iterable[tuple[slice | Tensor, Any]]:
+    return tensor_blocks(X, block_rows(X)) if is_stream(X) else [(slice(None), X)]
 
 
 class Curvature(NamedTuple):

@@ -3,14 +3,26 @@
 from pyfeat.ops._decode import DECODE_MODES, decode, decode_preprocess
 from pyfeat.ops._explain import explain
 from pyfeat.ops._gather_rows import gather_rows
-from pyfeat.ops._preprocess import Preprocessing, preprocess
+from pyfeat.ops._moments import moments
+from pyfeat.ops._moments_reference import Moments
+from pyfeat.ops._preprocess import Preprocessing, preprocess, preprocess_batch
+from pyfeat.ops._softmax_xent import SoftmaxXent, StoredRows, softmax_xent
+from pyfeat.ops._topk import Neighbours, topk
 
 __all__ = [
     "DECODE_MODES",
+    "Moments",
+    "Neighbours",
     "Preprocessing",
+    "SoftmaxXent",
+    "StoredRows",
     "decode",
     "decode_preprocess",
     "explain",
     "gather_rows",
+    "moments",
     "preprocess",
+    "preprocess_batch",
+    "softmax_xent",
+    "topk",
 ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyfeat.ops import _decode, _gather_rows, _preprocess
+from pyfeat.ops import _decode, _gather_rows, _moments, _preprocess, _softmax_xent, _topk
 from pyfeat.ops._dispatch import explain_backends
 
 BACKENDS_OF = {
     "decode": _decode.BACKENDS,
     "gather_rows": _gather_rows.BACKENDS,
+    "moments": _moments.BACKENDS,
     "preprocess": _preprocess.BACKENDS,
+    "softmax_xent": _softmax_xent.BACKENDS,
+    "topk": _topk.BACKENDS,
 }
 
 
@@ -19,8 +22,8 @@ def explain(op: str, *args: Any) -> dict[str, str]:
 
     Parameters
     ----------
-    op : {"decode", "gather_rows", "preprocess"}
-        Name of the op.
+    op : str
+        Name of the op, as in `pyfeat.ops`.
     *args
         What the op would be called with, all positional.
 
