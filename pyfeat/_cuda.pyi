@@ -16,6 +16,8 @@ def preprocess(
     side: int,
     table: int,
     item_bytes: int,
+    stream: int,
+) -> None: ...
 def topk_keys(
     queries: int,
     base: int,

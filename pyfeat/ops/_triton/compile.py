@@ -68,17 +68,18 @@ def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
 
 
 def _ptxas(ptx: str) -> str:
-    from triton import knobs
+    import triton
 
     found = re.search(r"\.target (sm_\w+)", ptx)
     if found is None:
         raise RuntimeError("PTX must name its target, got none")
-    blackwell = found[1].startswith("sm_10")
-    tool = knobs.nvidia.ptxas_blackwell if blackwell else knobs.nvidia.ptxas
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    newest = tools / "ptxas-blackwell"  # reads what the other one wrote, but not the other way round
+    tool = newest if newest.exists() else tools / "ptxas"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.ptx")
         path.write_text(ptx)
-        command = [tool.path, "-v", f"--gpu-name={found[1]}", str(path), "-o", f"{path}.cubin"]
+        command = [tool, "-v", f"--gpu-name={found[1]}", path, "-o", f"{path}.cubin"]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"ptxas failed: {done.stderr.strip()}")
