@@ -12,6 +12,20 @@ def set_isa(name: str) -> None: ...
 def gemm(
     a: int, b: int, c: int, m: int, n: int, k: int, item: int, bf16: bool, threads: int
 ) -> None: ...
+def pool(
+    x: int,
+    item: int,
+    shape: tuple[int, int, int],
+    strides: tuple[int, int, int],
+    method: int,
+    first: bool,
+    p: float,
+    l2: bool,
+    to: int,
+    out: int,
+    scales: int,
+    threads: int,
+) -> None: ...
 def preprocess(
     image: NDArray[np.uint8],
     height: int,
@@ -23,6 +37,28 @@ def preprocess(
     table: int,
     item_bytes: int,
     out: int,
+) -> None: ...
+def quantize_rows(
+    rows: int,
+    source: int,
+    stride: int,
+    n: int,
+    d: int,
+    target: int,
+    out: int,
+    scales: int,
+    threads: int,
+) -> None: ...
+def dequantize_rows(
+    rows: int,
+    source: int,
+    stride: int,
+    n: int,
+    d: int,
+    scales: int,
+    target: int,
+    out: int,
+    threads: int,
 ) -> None: ...
 def crc32c(data: bytes, before: int = 0) -> int: ...
 def fail_from_operation(n: int, code: int) -> None: ...

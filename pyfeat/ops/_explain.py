@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyfeat.ops import _preprocess
+from pyfeat.ops import _pool, _preprocess, _quantize_rows
 from pyfeat.ops._dispatch import explain_backends
 
-BACKENDS_OF = {"preprocess": _preprocess.BACKENDS}
+BACKENDS_OF = {
+    "dequantize_rows": _quantize_rows.DEQUANTIZE_BACKENDS,
+    "pool": _pool.BACKENDS,
+    "preprocess": _preprocess.BACKENDS,
+    "quantize_rows": _quantize_rows.BACKENDS,
+}
 
 
 def explain(op: str, *args: Any) -> dict[str, str]:
@@ -15,7 +20,7 @@ def explain(op: str, *args: Any) -> dict[str, str]:
 
     Parameters
     ----------
-    op : {"preprocess"}
+    op : {"dequantize_rows", "pool", "preprocess", "quantize_rows"}
         Name of the op.
     *args
         What the op would be called with, all positional.
