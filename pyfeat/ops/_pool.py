@@ -209,10 +209,11 @@ def _cpp(x: Tensor, method: str, p: float, l2: bool, dtype: torch.dtype, out: An
     if method == "cls":
         x = x[..., :1]
     x = strided(x)
+    n, c, positions = x.shape
     run(
         x.data_ptr(),
         ITEM[x.dtype],
-        tuple(x.shape),
+        (n, c, positions),
         strides_of(x),
         method=_KERNEL[method],
         first=method == "cls+avg",

@@ -12,8 +12,6 @@ from pyfeat.ops._check import (
     as_tensor,
     like,
     why_not_cpp,
-    why_not_cuda,
-    why_not_triton,
 )
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 
