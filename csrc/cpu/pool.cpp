@@ -44,9 +44,22 @@ struct BFloat16 {
 struct Float16 {
   using Number = std::uint16_t;
   static Floats load(const std::uint16_t* p) {
-    float out[kWidth];
-    to_floats(p, Item::kFloat16, kWidth, 1.0f, out);
-    return load_floats(out);
+#if defined(PYFEAT_AVX512)
+    return reinterpret_cast<Floats>(
+        _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(PYFEAT_ISA_avx2)
+    return reinterpret_cast<Floats>(
+        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    UInt16s v;
+    std::memcpy(&v, p, sizeof v);
+    const UInt32s bits = __builtin_convertvector(v, UInt32s), rest = (bits & 0x7FFF) << 13;
+    // As from_float16.
+    const UInt32s size =
+        reinterpret_cast<UInt32s>(reinterpret_cast<Floats>(rest) * 5.192296858534828e33f);
+    return reinterpret_cast<Floats>(((bits & 0x8000) << 16) |
+                                    ((bits & 0x7C00) == 0x7C00 ? rest | 0x7F800000 : size));
+#endif
   }
   static float one(std::uint16_t x) { return from_float16(x); }
 };
@@ -126,35 +139,44 @@ Floats fold_lanes(Floats* parts) {
   return parts[0];
 }
 
-// n adjacent numbers into one vector; up to `readable` may be touched.
+constexpr int kRuns = 4;  // channels folded at once, so that sums do not wait for each other
+
+// parts[k] is n adjacent numbers from `offsets[k]` on, folded into one vector.
 template <typename As, typename Fold>
-Floats fold_run(const typename As::Number* p, std::ptrdiff_t n, std::ptrdiff_t readable,
-                const Fold& fold) {
+void fold_runs(const FeatureMap& map, const std::ptrdiff_t* offsets, const Fold& fold,
+               Floats* parts) {
+  const auto* data = static_cast<const typename As::Number*>(map.data);
+  const std::ptrdiff_t n = map.positions, whole = n / kWidth * kWidth;
+  const auto *p = data + offsets[0], *q = data + offsets[1], *r = data + offsets[2],
+             *s = data + offsets[3];
   Floats a = Fold::start(), b = a, c = a, d = a;
-  std::ptrdiff_t i = 0;
-  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+  for (std::ptrdiff_t i = 0; i < whole; i += kWidth) {
     a = fold.step(a, As::load(p + i));
-    b = fold.step(b, As::load(p + i + kWidth));
-    c = fold.step(c, As::load(p + i + 2 * kWidth));
-    d = fold.step(d, As::load(p + i + 3 * kWidth));
+    b = fold.step(b, As::load(q + i));
+    c = fold.step(c, As::load(r + i));
+    d = fold.step(d, As::load(s + i));
   }
-  for (; i + kWidth <= n; i += kWidth) a = fold.step(a, As::load(p + i));
-  if (i < n) {
-    const Int32s inside = kLaneNumbers < static_cast<std::int32_t>(n - i);
-    b = inside ? fold.step(b, load_end<As>(p + i, readable - i)) : b;
+  parts[0] = a, parts[1] = b, parts[2] = c, parts[3] = d;
+  if (whole == n) return;
+  const Int32s inside = kLaneNumbers < static_cast<std::int32_t>(n - whole);
+  for (int k = 0; k < kRuns; ++k) {
+    const std::ptrdiff_t last = offsets[k] + whole;
+    const Floats rest = load_end<As>(data + last, map.readable - last);
+    parts[k] = inside ? fold.step(parts[k], rest) : parts[k];
   }
-  return Fold::merge(Fold::merge(a, b), Fold::merge(c, d));
 }
 
 template <typename As, typename Fold>
 void fold_apart(const FeatureMap& map, const Fold& fold, float* row) {
-  const auto* data = static_cast<const typename As::Number*>(map.data);
   for (std::ptrdiff_t c = 0; c < map.channels; c += kWidth) {
     Floats parts[kWidth];
-    for (std::ptrdiff_t k = 0; k < kWidth; ++k) {
-      const std::ptrdiff_t channel = c + k < map.channels ? c + k : map.channels - 1;
-      const std::ptrdiff_t offset = channel * map.channel_stride;
-      parts[k] = fold_run<As>(data + offset, map.positions, map.readable - offset, fold);
+    for (int k = 0; k < kWidth; k += kRuns) {
+      std::ptrdiff_t offsets[kRuns];
+      for (int run = 0; run < kRuns; ++run) {
+        const std::ptrdiff_t channel = c + k + run;
+        offsets[run] = (channel < map.channels ? channel : map.channels - 1) * map.channel_stride;
+      }
+      fold_runs<As>(map, offsets, fold, parts + k);
     }
     store_floats(row + c, fold_lanes<Fold>(parts));
   }

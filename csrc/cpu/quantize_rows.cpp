@@ -6,7 +6,7 @@
 namespace pyfeat::PYFEAT_ISA {
 namespace {
 
-constexpr std::ptrdiff_t kPart = 512;  // floats between two types
+constexpr std::ptrdiff_t kPart = 2048;  // floats between two types
 
 // Calls work(floats, first, n) for one part of a row after another, as float32.
 template <typename Work>
@@ -25,6 +25,11 @@ std::uint8_t* at(void* out, Item item, std::ptrdiff_t i) {
 
 void quantize_row(const void* row, Item from, std::ptrdiff_t d, Item to, void* out, float* scale) {
   if (from == Item::kFloat32) return store_row(static_cast<const float*>(row), d, to, out, scale);
+  if (d <= kPart) {
+    float whole[kPart];
+    to_floats(row, from, d, 1.0f, whole);
+    return store_row(whole, d, to, out, scale);
+  }
   float factor = 1.0f;
   if (to == Item::kInt8) {
     std::int32_t most = 0;

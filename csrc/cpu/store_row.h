@@ -1,7 +1,4 @@
 // What happens to a row of floats before it is written: L2, then the type it is stored in.
-//
-// Files that include this are compiled without fused multiply-adds: a product is rounded before it
-// is rounded to a code, so that every instruction set gives the same codes.
 #pragma once
 
 #include "convert.h"
@@ -76,8 +73,11 @@ struct AsInt8 {
         _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_packs_epi16(words, words));
 #else
-    // 1.5 * 2^23 rounds to an integer by being added; the low bits hold it.
-    const Floats shifted = v * factor + splat(12582912.0f);
+    // 1.5 * 2^23 rounds to an integer by being added; the low bits hold it. The product must be
+    // rounded first, not fused with the sum: every instruction set gives the same codes.
+    Floats product = v * factor;
+    __asm__("" : "+m"(product));
+    const Floats shifted = product + splat(12582912.0f);
     const Int8s codes =
         __builtin_convertvector(reinterpret_cast<Int32s>(shifted) - 0x4B400000, Int8s);
     std::memcpy(out, &codes, sizeof codes);
