@@ -1,5 +1,7 @@
-"""300,000 rows of 384 float32 to what a store keeps, and back. All contestants write to new memory
-but those whose name says "into": these write where the caller says, as a store does.
+"""300,000 rows of 384 float32 to what a store keeps, and back.
+
+Contestants write to new memory; those whose name says "into" write where the caller says, as a
+store does.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def dequantizers(rows: torch.Tensor, scales: torch.Tensor | None) -> list[Contes
     return compared(rows, plain, ours, "dequantize_rows", args, floats)
 
 
-def compared(  # noqa: PLR0913
+def compared(
     rows: torch.Tensor,
     plain: Run,
     ours: Callable[[str, Any], Run],
@@ -105,7 +107,6 @@ def compared(  # noqa: PLR0913
             for name, why in explain(op, *args).items()
             if name in ("cuda", "triton")
         ]
-        plain = waiting(plain)
     else:
         entries = [
             Contestant(f"pyfeat cpp[{isa}]{how}", on_isa(isa, ours("cpp", out)))
@@ -114,6 +115,8 @@ def compared(  # noqa: PLR0913
         ]
     torch.set_num_threads(num_threads())
     fast = torch.compile(plain, dynamic=False)
+    if rows.is_cuda:
+        plain, fast = waiting(plain), waiting(fast)
     return [*entries, Contestant("torch", plain, 1.0), Contestant("torch.compile", fast, 1.0)]
 
 

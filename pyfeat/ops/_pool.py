@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyfeat._config import num_threads
-from pyfeat.ops._check import as_tensor, like, why_not_cpp
+from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._quantize_rows import (
     FLOATS,
@@ -20,11 +21,14 @@ from pyfeat.ops._quantize_rows import (
     dtype_of,
     empty_out,
     store_reference,
+    triton_store,
 )
 
 LAYOUTS = {"nchw": 4, "nhwc": 4, "nlc": 3}
 METHODS = ("avg", "max", "gem", "cls", "cls+avg")
 GEM_FLOOR = 1e-6
+
+Fold = Callable[[Tensor, str, float, Tensor], None]
 
 _KERNEL = {"avg": 0, "max": 1, "gem": 2, "cls": 0, "cls+avg": 0}
 
@@ -227,11 +231,49 @@ def _cpp(x: Tensor, method: str, p: float, l2: bool, dtype: torch.dtype, out: An
     return result
 
 
+def fold_with(fold: Fold, x: Tensor, method: str, p: float, rows: Tensor) -> None:
+    """Fill float32 rows with what `method` makes of x, by a kernel that folds one map a time."""
+    c = x.shape[1]
+    if method.startswith("cls"):
+        fold(strided(x[..., :1]), "avg", p, rows[:, :c])
+    if method == "cls+avg":
+        fold(strided(x[..., 1:]), "avg", p, rows[:, c:])
+    elif method != "cls":
+        fold(strided(x), method, p, rows)
+
+
+def _fold_triton(x: Tensor, method: str, p: float, rows: Tensor) -> None:
+    from pyfeat.ops._triton import pool as kernels
+
+    number = {"avg": kernels.AVG, "max": kernels.MAX, "gem": kernels.POWERS}[method]
+    if method == "gem" and p == 3:
+        number = kernels.CUBES
+    _, channel, position = strides_of(x)
+    adjacent = channel == 1
+    kernels.run(x, number, p, position if adjacent else channel, adjacent, rows)
+
+
+def _triton(x: Tensor, method: str, p: float, l2: bool, dtype: torch.dtype, out: Any) -> Any:
+    shape = _shape(x, method)
+    result = empty_out(shape, dtype, x.device) if out is None else out
+    finished = dtype == torch.float32 and not l2
+    rows = result if finished else torch.empty(shape, dtype=torch.float32, device=x.device)
+    fold_with(_fold_triton, x, method, p, rows)
+    if not finished:
+        triton_store(rows, None, l2, result)
+    return result
+
+
+def _triton_refuses(x: Tensor, *_: Any) -> str | None:
+    return why_not_triton(x=x)
+
+
 def _cpp_refuses(x: Tensor, *_: Any) -> str | None:
     return why_not_cpp(x=x)
 
 
 BACKENDS = (
+    Backend("triton", _triton, _triton_refuses),
     Backend("cpp", _cpp, _cpp_refuses),
     Backend("reference", _reference, never_refuses),
 )

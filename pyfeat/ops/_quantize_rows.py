@@ -12,6 +12,7 @@ from pyfeat.ops._check import (
     as_tensor,
     like,
     why_not_cpp,
+    why_not_triton,
 )
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 
@@ -302,6 +303,37 @@ def _dequantize_cpp(
     return result
 
 
+def _triton(rows: Tensor, dtype: torch.dtype, out: Any) -> Any:
+    result = empty_out(tuple(rows.shape), dtype, rows.device) if out is None else out
+    triton_store(readable_rows(rows), None, False, result)
+    return result
+
+
+def triton_store(rows: Tensor, scales: Tensor | None, l2: bool, result: Any) -> None:
+    """Write rows to what `empty_out` gave by the Triton kernel, after L2 where wanted."""
+    from pyfeat.ops._triton.quantize_rows import run
+
+    to, codes = result if isinstance(result, Quantized) else (result, None)
+    run(rows, scales, l2, to, codes)
+
+
+def _dequantize_triton(
+    rows: Tensor, scales: Tensor | None, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    result = torch.empty(rows.shape, dtype=dtype, device=rows.device) if out is None else out
+    scales = None if scales is None else scales.contiguous()
+    triton_store(readable_rows(rows), scales, False, result)
+    return result
+
+
+def _triton_refuses(rows: Tensor, *_: Any) -> str | None:
+    return why_not_triton(rows=rows)
+
+
+def _dequantize_triton_refuses(rows: Tensor, scales: Tensor | None = None, *_: Any) -> str | None:
+    return why_not_triton(rows=rows, scales=scales)
+
+
 def _cpp_refuses(rows: Tensor, *_: Any) -> str | None:
     return why_not_cpp(rows=rows)
 
@@ -311,10 +343,12 @@ def _dequantize_cpp_refuses(rows: Tensor, scales: Tensor | None = None, *_: Any)
 
 
 BACKENDS = (
+    Backend("triton", _triton, _triton_refuses),
     Backend("cpp", _cpp, _cpp_refuses),
     Backend("reference", _reference, never_refuses),
 )
 DEQUANTIZE_BACKENDS = (
+    Backend("triton", _dequantize_triton, _dequantize_triton_refuses),
     Backend("cpp", _dequantize_cpp, _dequantize_cpp_refuses),
     Backend("reference", _dequantize_reference, never_refuses),
 )

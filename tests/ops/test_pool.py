@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pyfeat.errors import BackendError
 from pyfeat.ops import Quantized, pool, quantize_rows
+from pyfeat.ops._check import interpreting
 
 EPS = float(torch.finfo(torch.float32).eps) / 2  # of one rounding to nearest
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -32,8 +33,11 @@ SHAPES = [
     (2, 0, 2, 2),
 ]
 
+# numpy, in which Triton's interpreter computes, warns of what IEEE 754 defines.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
 few = settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -48,10 +52,12 @@ def tokens(n, length, c, dtype=torch.float32, device="cpu"):
     return maps(n, length, c, 1, dtype, device)[..., 0]
 
 
-def layouts(x):
+def layouts(x, backend):
     """Yield (x, layout) for every way to hand over feature maps (n, c, h, w)."""
     yield x, "nchw"
     yield x.contiguous(memory_format=torch.channels_last), "nchw"
+    if backend.name == "triton" and interpreting():
+        return  # it is slow, and the others come to one of these two
     yield x.permute(0, 2, 3, 1).contiguous(), "nhwc"
     yield x.permute(0, 2, 3, 1), "nhwc"
     yield x.flatten(2).transpose(1, 2).contiguous(), "nlc"
@@ -88,7 +94,7 @@ def test_equals_reference_in_every_layout(backend, method, shape, dtype):
     x = maps(*shape, dtype, backend.device)
     bound = tolerance(x, method)
     expected = pool(x, method, backend="reference")
-    for same, layout in layouts(x):
+    for same, layout in layouts(x, backend):
         got = pool(same, method, layout=layout, backend=backend.name)
         assert_close(got, expected, bound)
 
@@ -97,7 +103,7 @@ def test_equals_reference_in_every_layout(backend, method, shape, dtype):
 def test_gem_with_other_exponents(backend, p):
     x = maps(2, 19, 5, 5, device=backend.device)
     expected = pool(x, "gem", p=p, backend="reference")
-    for same, layout in layouts(x):
+    for same, layout in layouts(x, backend):
         got = pool(same, "gem", p=p, layout=layout, backend=backend.name)
         assert_close(got, expected, tolerance(x, "gem", p))
 
@@ -176,7 +182,7 @@ def test_l2_of_huge_and_tiny_rows(backend, size):
 @pytest.mark.parametrize("method", ["avg", "max", "gem"])
 def test_huge_numbers_do_not_overflow(backend, method):
     x = torch.full((1, 18, 5, 5), 3e38, device=backend.device)
-    for same, layout in layouts(x):
+    for same, layout in layouts(x, backend):
         rows = pool(same, method, layout=layout, backend=backend.name)
         assert bool(((rows.double() / x.flatten()[0].double() - 1).abs() <= 4 * EPS).all())
 
@@ -187,7 +193,7 @@ def test_gem_of_mixed_sizes(backend, p):
     x = x[:, None, None].expand(8, 3, 3).contiguous()[None]
     x[0, :, 1, 1] = 1e-4
     expected = pool(x, "gem", p=p, backend="reference")
-    for same, layout in layouts(x):
+    for same, layout in layouts(x, backend):
         got = pool(same, "gem", p=p, layout=layout, backend=backend.name)
         assert_close(got, expected, tolerance(x, "gem", p))
 
@@ -198,7 +204,7 @@ def test_nan_stays_in_its_channel(backend, method, position):
     clean = maps(1, 18, 5, 5, device=backend.device)
     x = clean.clone()
     x.flatten(2)[0, 7, position] = torch.nan
-    for same, layout in layouts(x):
+    for same, layout in layouts(x, backend):
         rows = pool(same, method, layout=layout, backend=backend.name)
         assert rows.isnan().nonzero().tolist() == [[0, 7]]
 
@@ -220,7 +226,7 @@ def test_nan_stays_in_its_channel(backend, method, position):
 def test_infinities(backend, name, method, values, expected):
     x = torch.tensor(values, device=backend.device)[None, None, None].repeat(1, 3, 1, 1)
     which = backend.name if name == "it" else name
-    for same, layout in layouts(x):
+    for same, layout in layouts(x, backend):
         rows = pool(same, method, layout=layout, backend=which)
         assert rows[0].tolist() == pytest.approx([expected] * 3, abs=0, rel=0, nan_ok=True)
 
@@ -362,6 +368,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(backend, monkeypatch):
 
 
 def test_eight_threads_give_the_same_bits(backend):
+    if backend.name == "triton" and interpreting():
+        pytest.skip("Triton's interpreter runs in one thread")
     inputs = [maps(2, 33, 3, 3 + i, device=backend.device) for i in range(8)]
     alone = [pool(x, "gem", l2=True, backend=backend.name) for x in inputs]
     with ThreadPoolExecutor(8) as workers:
