@@ -3,7 +3,8 @@
 from pyfeat.ops._explain import explain
 from pyfeat.ops._pool import pool
 from pyfeat.ops._preprocess import Preprocessing, preprocess
-from pyfeat.ops._quantize_rows import Quantized, dequantize_rows, quantize_rows
+from pyfeat.ops._quantize_rows import dequantize_rows, quantize_rows
+from pyfeat.ops._quantize_rows_out import Quantized
 
 __all__ = [
     "Preprocessing",

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pyfeat._config import num_threads
-from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_triton
+from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_cuda, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
-from pyfeat.ops._quantize_rows import (
+from pyfeat.ops._quantize_rows import Store, cuda_store, triton_store
+from pyfeat.ops._quantize_rows_out import (
     FLOATS,
     ITEM,
     Quantized,
@@ -21,7 +22,6 @@ from pyfeat.ops._quantize_rows import (
     dtype_of,
     empty_out,
     store_reference,
-    triton_store,
 )
 
 LAYOUTS = {"nchw": 4, "nhwc": 4, "nlc": 3}
@@ -253,15 +253,42 @@ def _fold_triton(x: Tensor, method: str, p: float, rows: Tensor) -> None:
     kernels.run(x, number, p, position if adjacent else channel, adjacent, rows)
 
 
-def _triton(x: Tensor, method: str, p: float, l2: bool, dtype: torch.dtype, out: Any) -> Any:
-    shape = _shape(x, method)
-    result = empty_out(shape, dtype, x.device) if out is None else out
-    finished = dtype == torch.float32 and not l2
-    rows = result if finished else torch.empty(shape, dtype=torch.float32, device=x.device)
-    fold_with(_fold_triton, x, method, p, rows)
-    if not finished:
-        triton_store(rows, None, l2, result)
-    return result
+def _fold_cuda(x: Tensor, method: str, p: float, rows: Tensor) -> None:
+    from pyfeat._cuda import pool as run
+
+    n, c, positions = x.shape
+    with torch.cuda.device(x.device):
+        run(
+            x.data_ptr(),
+            ITEM[x.dtype],
+            (n, c, positions),
+            strides_of(x),
+            method=_KERNEL[method],
+            p=p,
+            rows=rows.data_ptr(),
+            row_stride=rows.stride(0),
+            stream=torch.cuda.current_stream().cuda_stream,
+        )
+
+
+def _by(fold: Fold, store: Store) -> Callable[..., Any]:
+    """Return a backend of two kernels: one folds to float32 rows, the other one finishes them."""
+
+    def run(x: Tensor, method: str, p: float, l2: bool, dtype: torch.dtype, out: Any) -> Any:
+        shape = _shape(x, method)
+        result = empty_out(shape, dtype, x.device) if out is None else out
+        finished = dtype == torch.float32 and not l2
+        rows = result if finished else torch.empty(shape, dtype=torch.float32, device=x.device)
+        fold_with(fold, x, method, p, rows)
+        if not finished:
+            store(rows, None, l2, result)
+        return result
+
+    return run
+
+
+def _cuda_refuses(x: Tensor, *_: Any) -> str | None:
+    return why_not_cuda(x=x)
 
 
 def _triton_refuses(x: Tensor, *_: Any) -> str | None:
@@ -273,7 +300,8 @@ def _cpp_refuses(x: Tensor, *_: Any) -> str | None:
 
 
 BACKENDS = (
-    Backend("triton", _triton, _triton_refuses),
+    Backend("cuda", _by(_fold_cuda, cuda_store), _cuda_refuses),
+    Backend("triton", _by(_fold_triton, triton_store), _triton_refuses),
     Backend("cpp", _cpp, _cpp_refuses),
     Backend("reference", _reference, never_refuses),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,28 +13,20 @@ from pyfeat.ops._check import (
     as_tensor,
     like,
     why_not_cpp,
+    why_not_cuda,
     why_not_triton,
 )
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-ITEM = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}  # as in gemm.h
-
-LARGEST_CODE = 127.0
-SMALLEST_ROW = LARGEST_CODE * 2.0**-126
-
-
-class Quantized(NamedTuple):
-    """Rows of codes and what one code counts in each row: x is near scale * code.
-
-    Parameters
-    ----------
-    rows : ndarray or Tensor of shape (n, d), int8
-    scales : ndarray or Tensor of shape (n,), float32
-    """
-
-    rows: Any
-    scales: Any
+from pyfeat.ops._quantize_rows_out import (
+    FLOATS,
+    ITEM,
+    Quantized,
+    addresses,
+    check_out,
+    dtype_of,
+    empty_out,
+    store_reference,
+)
 
 
 def quantize_rows(
@@ -152,72 +145,6 @@ def dequantize_rows(
     return result if out is not None else like(rows, result)
 
 
-def dtype_of(dtype: torch.dtype | str, allowed: tuple[torch.dtype, ...]) -> torch.dtype:
-    """Return a dtype given as such or by name, after a check that it is one of `allowed`."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in allowed:
-        names = ", ".join(str(a) for a in allowed)
-        raise TypeError(f"dtype must be one of {names}, got {dtype!r}")
-    return found
-
-
-def check_out(out: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-    """Raise unless `out` is None or can take rows of this shape and dtype (and their scales)."""
-    if out is None:
-        return
-    wanted = {"out": (out, shape, dtype)}
-    if dtype == torch.int8:
-        if not isinstance(out, Quantized):
-            raise TypeError(f"out must be Quantized for int8, got {type(out).__name__}")
-        wanted = {
-            "out.rows": (out.rows, shape, dtype),
-            "out.scales": (out.scales, shape[:1], torch.float32),
-        }
-    for name, (tensor, size, kind) in wanted.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-        if tuple(tensor.shape) != size:
-            raise ValueError(f"{name} must have shape {size}, got {tuple(tensor.shape)}")
-        if tensor.dtype != kind:
-            raise ValueError(f"{name} must have dtype {kind}, got {tensor.dtype}")
-        if tensor.device != device:
-            raise ValueError(f"{name} must be on {device}, got {tensor.device}")
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
-
-
-def empty_out(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
-    """Return new memory for rows of this shape and dtype, as `check_out` wants it."""
-    rows = torch.empty(shape, dtype=dtype, device=device)
-    if dtype != torch.int8:
-        return rows
-    return Quantized(rows, torch.empty(shape[:1], dtype=torch.float32, device=device))
-
-
-def addresses(result: Any) -> tuple[int, int]:
-    """Return where the rows and the scales of `empty_out` lie; 0 where there are no scales."""
-    if isinstance(result, Quantized):
-        return result.rows.data_ptr(), result.scales.data_ptr()
-    return result.data_ptr(), 0
-
-
-def store_reference(rows: Tensor, dtype: torch.dtype, out: Any) -> Any:
-    """Return float32 rows as `dtype` by the formulas above, written to `out` where there is one."""
-    if dtype != torch.int8:
-        return rows.to(dtype) if out is None else out.copy_(rows)
-    most = rows.abs().amax(dim=1) if rows.shape[1] else rows.new_zeros(len(rows))
-    finite = most < torch.inf  # false for NaN
-    counts = finite & (most >= SMALLEST_ROW)
-    # torch may divide by a plain number, or divide one, by way of its inverse: rounded twice.
-    largest = torch.full_like(most, LARGEST_CODE)
-    scales = torch.where(counts, most / largest, 0.0).where(finite, torch.nan)
-    factors = torch.where(counts, largest / most, 0.0)
-    codes = torch.where(counts[:, None], rows * factors[:, None], 0.0).round().to(torch.int8)
-    if out is None:
-        return Quantized(codes, scales)
-    return Quantized(out.rows.copy_(codes), out.scales.copy_(scales))
-
-
 def _checked_rows(rows: Any, allowed: tuple[torch.dtype, ...]) -> Tensor:
     tensor = as_tensor(rows, "rows")
     if tensor.dtype not in allowed:
@@ -303,10 +230,30 @@ def _dequantize_cpp(
     return result
 
 
-def _triton(rows: Tensor, dtype: torch.dtype, out: Any) -> Any:
-    result = empty_out(tuple(rows.shape), dtype, rows.device) if out is None else out
-    triton_store(readable_rows(rows), None, False, result)
-    return result
+Store = Callable[[Tensor, Tensor | None, bool, Any], None]
+
+
+def cuda_store(rows: Tensor, scales: Tensor | None, l2: bool, result: Any) -> None:
+    """Write rows to what `empty_out` gave by the CUDA kernel, after L2 where wanted."""
+    from pyfeat._cuda import quantize_rows as run
+
+    to, codes = addresses(result)
+    target = result.rows.dtype if isinstance(result, Quantized) else result.dtype
+    n, d = rows.shape
+    with torch.cuda.device(rows.device):
+        run(
+            rows.data_ptr(),
+            ITEM[rows.dtype],
+            rows.stride(0),
+            n,
+            d,
+            0 if scales is None else scales.data_ptr(),
+            l2,
+            ITEM[target],
+            to,
+            codes,
+            torch.cuda.current_stream().cuda_stream,
+        )
 
 
 def triton_store(rows: Tensor, scales: Tensor | None, l2: bool, result: Any) -> None:
@@ -317,13 +264,31 @@ def triton_store(rows: Tensor, scales: Tensor | None, l2: bool, result: Any) -> 
     run(rows, scales, l2, to, codes)
 
 
-def _dequantize_triton(
-    rows: Tensor, scales: Tensor | None, dtype: torch.dtype, out: Tensor | None
-) -> Tensor:
-    result = torch.empty(rows.shape, dtype=dtype, device=rows.device) if out is None else out
-    scales = None if scales is None else scales.contiguous()
-    triton_store(readable_rows(rows), scales, False, result)
-    return result
+def _by(store: Store) -> Callable[[Tensor, torch.dtype, Any], Any]:
+    def run(rows: Tensor, dtype: torch.dtype, out: Any) -> Any:
+        result = empty_out(tuple(rows.shape), dtype, rows.device) if out is None else out
+        store(readable_rows(rows), None, False, result)
+        return result
+
+    return run
+
+
+def _back_by(store: Store) -> Callable[[Tensor, Tensor | None, torch.dtype, Any], Tensor]:
+    def run(rows: Tensor, scales: Tensor | None, dtype: torch.dtype, out: Any) -> Tensor:
+        result = empty_out(tuple(rows.shape), dtype, rows.device) if out is None else out
+        scales = None if scales is None else scales.contiguous()
+        store(readable_rows(rows), scales, False, result)
+        return cast(Tensor, result)
+
+    return run
+
+
+def _cuda_refuses(rows: Tensor, *_: Any) -> str | None:
+    return why_not_cuda(rows=rows)
+
+
+def _dequantize_cuda_refuses(rows: Tensor, scales: Tensor | None = None, *_: Any) -> str | None:
+    return why_not_cuda(rows=rows, scales=scales)
 
 
 def _triton_refuses(rows: Tensor, *_: Any) -> str | None:
@@ -343,12 +308,14 @@ def _dequantize_cpp_refuses(rows: Tensor, scales: Tensor | None = None, *_: Any)
 
 
 BACKENDS = (
-    Backend("triton", _triton, _triton_refuses),
+    Backend("cuda", _by(cuda_store), _cuda_refuses),
+    Backend("triton", _by(triton_store), _triton_refuses),
     Backend("cpp", _cpp, _cpp_refuses),
     Backend("reference", _reference, never_refuses),
 )
 DEQUANTIZE_BACKENDS = (
-    Backend("triton", _dequantize_triton, _dequantize_triton_refuses),
+    Backend("cuda", _back_by(cuda_store), _dequantize_cuda_refuses),
+    Backend("triton", _back_by(triton_store), _dequantize_triton_refuses),
     Backend("cpp", _dequantize_cpp, _dequantize_cpp_refuses),
     Backend("reference", _dequantize_reference, never_refuses),
 )
