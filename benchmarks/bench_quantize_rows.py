@@ -31,20 +31,22 @@ def cases(quick: bool) -> Iterator[Case]:
             moved = rows.numel() * (4 + dtype.itemsize) + (dtype == torch.int8) * 4 * len(rows)
             stored = quantize_rows(rows, dtype, backend="reference")
             size = f"{len(rows)} x {D}, {device}"
-            yield case(f"float32 to {kind}, {size}", quantizers(rows, dtype), stored, moved)
+            yield case(
+                f"float32 to {kind}, {size}", quantizers(rows, dtype), stored, moved, len(rows)
+            )
             parts = stored if isinstance(stored, Quantized) else (stored, None)
             floats = dequantize_rows(*parts, backend="reference")
-            yield case(f"{kind} to float32, {size}", dequantizers(*parts), floats, moved)
+            yield case(f"{kind} to float32, {size}", dequantizers(*parts), floats, moved, len(rows))
 
 
-def case(name: str, contestants: list[Contestant], expected: Any, moved: int) -> Case:
+def case(name: str, contestants: list[Contestant], expected: Any, moved: int, items: int) -> Case:
     return Case(
         name=name,
         contestants=contestants,
         expected=expected,
         error=difference,
         unit="largest difference of codes or numbers",
-        items=N,
+        items=items,
         bytes=moved,
         threads=num_threads(),
         torch_threads=num_threads(),
