@@ -36,6 +36,20 @@ def moments(
     state: tuple[int, ...],
 ) -> None: ...
 def moments_mirror(scatter: int, groups: int, d: int, threads: int) -> None: ...
+def pool(
+    x: int,
+    item: int,
+    shape: tuple[int, int, int],
+    strides: tuple[int, int, int],
+    method: int,
+    first: bool,
+    p: float,
+    l2: bool,
+    to: int,
+    out: int,
+    scales: int,
+    threads: int,
+) -> None: ...
 def preprocess(
     jobs: _I64,
     crop: int,
@@ -78,6 +92,28 @@ class XentRows:
         out: int,
     ) -> None: ...
 
+def quantize_rows(
+    rows: int,
+    source: int,
+    stride: int,
+    n: int,
+    d: int,
+    target: int,
+    out: int,
+    scales: int,
+    threads: int,
+) -> None: ...
+def dequantize_rows(
+    rows: int,
+    source: int,
+    stride: int,
+    n: int,
+    d: int,
+    scales: int,
+    target: int,
+    out: int,
+    threads: int,
+) -> None: ...
 def crc32c(data: bytes, before: int = 0) -> int: ...
 def fail_from_operation(n: int, code: int) -> None: ...
 def operation_count() -> int: ...

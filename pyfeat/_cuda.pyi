@@ -31,3 +31,27 @@ def topk_keys(
     d: int,
     stream: int,
 ) -> None: ...
+def pool(
+    x: int,
+    item: int,
+    shape: tuple[int, int, int],
+    strides: tuple[int, int, int],
+    method: int,
+    p: float,
+    rows: int,
+    row_stride: int,
+    stream: int,
+) -> None: ...
+def quantize_rows(
+    rows: int,
+    source: int,
+    stride: int,
+    n: int,
+    d: int,
+    scales: int,
+    l2: bool,
+    target: int,
+    out: int,
+    codes: int,
+    stream: int,
+) -> None: ...

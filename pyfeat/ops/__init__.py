@@ -5,7 +5,9 @@ from pyfeat.ops._explain import explain
 from pyfeat.ops._gather_rows import gather_rows
 from pyfeat.ops._moments import moments
 from pyfeat.ops._moments_reference import Moments
+from pyfeat.ops._pool import pool
 from pyfeat.ops._preprocess import Preprocessing, preprocess, preprocess_batch
+from pyfeat.ops._quantize_rows import Quantized, dequantize_rows, quantize_rows
 from pyfeat.ops._softmax_xent import SoftmaxXent, StoredRows, softmax_xent
 from pyfeat.ops._topk import Neighbours, topk
 
@@ -14,15 +16,19 @@ __all__ = [
     "Moments",
     "Neighbours",
     "Preprocessing",
+    "Quantized",
     "SoftmaxXent",
     "StoredRows",
     "decode",
     "decode_preprocess",
+    "dequantize_rows",
     "explain",
     "gather_rows",
     "moments",
+    "pool",
     "preprocess",
     "preprocess_batch",
+    "quantize_rows",
     "softmax_xent",
     "topk",
 ]

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyfeat.ops import _decode, _gather_rows, _moments, _preprocess, _softmax_xent, _topk
+from pyfeat.ops import (
+    _decode,
+    _gather_rows,
+    _moments,
+    _pool,
+    _preprocess,
+    _quantize_rows,
+    _softmax_xent,
+    _topk,
+)
 from pyfeat.ops._dispatch import explain_backends
 
 BACKENDS_OF = {
     "decode": _decode.BACKENDS,
+    "dequantize_rows": _quantize_rows.DEQUANTIZE_BACKENDS,
     "gather_rows": _gather_rows.BACKENDS,
     "moments": _moments.BACKENDS,
+    "pool": _pool.BACKENDS,
     "preprocess": _preprocess.BACKENDS,
+    "quantize_rows": _quantize_rows.BACKENDS,
     "softmax_xent": _softmax_xent.BACKENDS,
     "topk": _topk.BACKENDS,
 }

@@ -74,7 +74,9 @@ def _ptxas(ptx: str) -> str:
     if found is None:
         raise RuntimeError("PTX must name its target, got none")
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    newest = tools / "ptxas-blackwell"  # reads what the other one wrote, but not the other way round
+    newest = (
+        tools / "ptxas-blackwell"
+    )  # reads what the other one wrote, but not the other way round
     tool = newest if newest.exists() else tools / "ptxas"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.ptx")
