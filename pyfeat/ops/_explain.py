@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyfeat.ops import _preprocess
+from pyfeat.ops import _preprocess, _rbf_sum
 from pyfeat.ops._dispatch import explain_backends
 
-BACKENDS_OF = {"preprocess": _preprocess.BACKENDS}
+BACKENDS_OF = {
+    "preprocess": _preprocess.BACKENDS,
+    "rbf_sum": _rbf_sum.BACKENDS,
+}
 
 
 def explain(op: str, *args: Any) -> dict[str, str]:
@@ -15,7 +18,7 @@ def explain(op: str, *args: Any) -> dict[str, str]:
 
     Parameters
     ----------
-    op : {"preprocess"}
+    op : {"preprocess", "rbf_sum"}
         Name of the op.
     *args
         What the op would be called with, all positional.
