@@ -7,3 +7,12 @@ class _Devices(TypedDict):
     reason: str
 
 def devices() -> _Devices: ...
+def rbf_sum(
+    sides: list[int],
+    out: list[int],
+    numbers: int,
+    form: tuple[int, int],
+    shape: tuple[int, int, int, int],
+    within: int,
+    stream: int,
+) -> None: ...

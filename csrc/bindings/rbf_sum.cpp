@@ -1,4 +1,5 @@
-// `rbf_sum` over chunks of rows against chunks of rows: who works on which tile, and with what room.
+// `rbf_sum` over chunks of rows against chunks of rows: who works on which tile, and with what
+// room.
 //
 // A round is a set of pairs of chunks in which no chunk occurs twice, so that threads add to sums
 // and gradients of their own rows without locks. Rounds and chunks depend on the shape alone: the
@@ -20,24 +21,16 @@
 #include "../cpu/dispatch.h"
 #include "../parallel.h"
 #include "bindings.h"
+#include "rbf_sum_rounds.h"
 
 namespace py = pybind11;
 
 namespace pyfeat {
 namespace {
 
-using Index = std::ptrdiff_t;
 using Floats = std::vector<float>;
 
-constexpr Index kBlock = 224;            // rows of a tile: it and both its sides stay in cache
-constexpr Index kBlocks = 5;             // in a chunk at most
-constexpr Index kChunks = 16;            // wanted, for as many threads
-constexpr Index kSmallestChunk = 112;    // rows; less is not worth its packing
-constexpr Index kChunkNumbers = 1 << 20;  // in the packed rows of one chunk, about
-constexpr double kPairWork = 2e5;        // multiplications that are worth a thread
-
-Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
-Index divide_up(Index n, Index by) { return (n + by - 1) / by; }
+constexpr double kPairWork = 2e5;  // multiplications that are worth a thread
 
 struct Side {
   const float* data;
@@ -61,7 +54,8 @@ struct Problem {
   bool laplacian() const { return form.kind == PairKernel::kLaplacian; }
 };
 
-// Weights times tiny kernel values may be subnormal, which some CPUs multiply slowly: they become 0.
+// Weights times tiny kernel values may be subnormal, which some CPUs multiply slowly: they become
+// 0.
 class NoSubnormals {
  public:
 #ifdef PYFEAT_X86
@@ -73,22 +67,6 @@ class NoSubnormals {
 #endif
 };
 
-// How the rows of a side are cut.
-struct Cut {
-  Index rows, chunk, count;
-
-  Cut(Index n, Index d) : rows(n) {
-    const Index most = std::min(kBlocks, std::max<Index>(1, kChunkNumbers / (kBlock * (d + 1))));
-    const Index wanted = std::max(kSmallestChunk, divide_up(n, kChunks));
-    chunk = std::min(wanted, most * kBlock);
-    chunk = divide_up(n, divide_up(n, chunk));
-    count = divide_up(n, chunk);
-  }
-  Index first(Index c) const { return c * chunk; }
-  Index end(Index c) const { return std::min(rows, (c + 1) * chunk); }
-  Index block() const { return divide_up(chunk, divide_up(chunk, kBlock)); }
-};
-
 // Rows of one side of a tile, centred, packed and weighed.
 struct Block {
   Index first = 0, count = 0;
@@ -96,9 +74,7 @@ struct Block {
   Floats turned;  // features, for products along the rows
   Floats norms, weights, sums, pulls;
 
-  TileSide side() {
-    return {count, norms.data(), weights.data(), sums.data(), pulls.data()};
-  }
+  TileSide side() { return {count, norms.data(), weights.data(), sums.data(), pulls.data()}; }
 };
 
 // Where a tile adds what it found: `sums` and the others start at row 0 of the side.
@@ -206,48 +182,6 @@ class Worker {
   std::vector<Block> columns_;
 };
 
-struct Pair {
-  Index left, right, copy;
-};
-using Rounds = std::vector<std::vector<Pair>>;
-
-// Every pair of two of `count` chunks once, by the circle method, and each chunk with itself.
-Rounds rounds_within(Index count) {
-  const Index players = round_up(count, 2), turns = players - 1;
-  Rounds rounds(turns + 1);
-  for (Index turn = 0; turn < turns; ++turn)
-    for (Index k = 0; k < players / 2; ++k) {
-      const Index a = k == 0 ? turns : (turn + k) % turns, b = (turn - k + turns) % turns;
-      if (std::max(a, b) < count) rounds[turn].push_back({std::min(a, b), std::max(a, b), 0});
-    }
-  for (Index c = 0; c < count; ++c) rounds[turns].push_back({c, c, 0});
-  return rounds;
-}
-
-// Every left chunk with every right one. A side of few chunks is there in `copies`: copy c meets
-// those chunks of the other side whose number leaves c.
-Rounds rounds_between(Index lefts, Index rights, Index copies) {
-  const bool swapped = lefts > rights;
-  const Index few = std::min(lefts, rights), many = std::max(lefts, rights);
-  Rounds rounds(std::max(divide_up(many, copies), few));
-  const auto turns = static_cast<Index>(rounds.size());
-  for (Index turn = 0; turn < turns; ++turn)
-    for (Index chunk = 0; chunk < few; ++chunk)
-      for (Index copy = 0; copy < copies; ++copy) {
-        const Index other = (chunk + turn) % turns * copies + copy;
-        if (other >= many) continue;
-        rounds[turn].push_back(swapped ? Pair{other, chunk, copy} : Pair{chunk, other, copy});
-      }
-  return rounds;
-}
-
-// Nothing waits for what happens in a chunk when only the value is wanted.
-Rounds all_at_once(const Rounds& rounds) {
-  Rounds one(1);
-  for (const auto& round : rounds) one[0].insert(one[0].end(), round.begin(), round.end());
-  return one;
-}
-
 // Sums and gradients of a side, `copies` times; the first copy is where the result belongs.
 class Targets {
  public:
@@ -299,8 +233,8 @@ double run(const Problem& p, const Side& x, const Side* other, std::size_t threa
   const Index left_copies = lefts.count <= rights.count ? copies : 1;
   const Index right_copies = lefts.count <= rights.count ? 1 : copies;
   Targets to_x(x, p.d, p.wanted, left_copies), to_y(y, p.d, p.wanted, right_copies);
-  Rounds rounds = other ? rounds_between(lefts.count, rights.count, copies)
-                        : rounds_within(lefts.count);
+  Rounds rounds =
+      other ? rounds_between(lefts.count, rights.count, copies) : rounds_within(lefts.count);
   if (p.wanted == Wanted::kValue) rounds = all_at_once(rounds);
 
   const double work = static_cast<double>(x.count) * y.count * (p.d + 16);
@@ -316,8 +250,8 @@ double run(const Problem& p, const Side& x, const Side* other, std::size_t threa
       const bool same = !other && pair.left == pair.right;
       const Target left = to_x.copy(left_copies > 1 ? pair.copy : 0);
       const Target right = other ? to_y.copy(right_copies > 1 ? pair.copy : 0) : left;
-      values[task] = workers[thread]->run(x, lefts, pair.left, left, y, rights, pair.right, right,
-                                          same);
+      values[task] =
+          workers[thread]->run(x, lefts, pair.left, left, y, rights, pair.right, right, same);
       if (!other && !same) values[task] *= 2;
     });
     for (const double value : values) total += value;

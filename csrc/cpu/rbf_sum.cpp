@@ -228,13 +228,11 @@ void rbf_signs(const float* x, std::ptrdiff_t rows, const float* y, std::ptrdiff
       for (int r = 0; r < kSignRows; ++r)
         own[r] = load_some(x + (i0 + r < last ? i0 + r : last) * d + k, n);
       for (std::ptrdiff_t j = 0; j < columns; ++j) {
-        const Floats other =
-            n == kWidth ? load_floats(y + j * d + k) : load_some(y + j * d + k, n);
+        const Floats other = n == kWidth ? load_floats(y + j * d + k) : load_some(y + j * d + k, n);
         for (int r = 0; r < kSignRows; ++r) {
           const Floats c = splat(tile[(i0 + r < last ? i0 + r : last) * down + j * across]);
           const Floats one = splat(1.0f);
-          const Floats sign =
-              (own[r] > other ? one : Floats{}) - (own[r] < other ? one : Floats{});
+          const Floats sign = (own[r] > other ? one : Floats{}) - (own[r] < other ? one : Floats{});
           sums[r] += sign * c;
         }
       }

@@ -33,14 +33,15 @@ struct TileSide {
 // Shape of the panels that `rbf_distances` reads; kc is that of gemm_shape().
 PYFEAT_DECLARE(GemmShape, rbf_distance_shape, ())
 
-// c[i * stride + j] = sum over k of |a_ik - b_jk|, panels packed by gemm_pack; m and n are multiples
-// of the panels.
+// c[i * stride + j] = sum over k of |a_ik - b_jk|, panels packed by gemm_pack; m and n are
+// multiples of the panels.
 PYFEAT_DECLARE(void, rbf_distances,
                (std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,
                 const float* b, float* c, std::ptrdiff_t stride))
 
-// out (count, d) = x - centre (null: x), norms[i] = its squared lengths. A row that is not finite, or
-// whose squared length exceeds 1e37, becomes NaN throughout: no sum of three such products overflows.
+// out (count, d) = x - centre (null: x), norms[i] = its squared lengths. A row that is not finite,
+// or whose squared length exceeds 1e37, becomes NaN throughout: no sum of three such products
+// overflows.
 PYFEAT_DECLARE(void, rbf_centre,
                (const float* x, std::ptrdiff_t count, std::ptrdiff_t d, const float* centre,
                 float* out, float* norms))

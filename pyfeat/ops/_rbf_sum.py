@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyfeat.ops._check import as_tensor, like, why_not_cpp
+from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_cuda, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._rbf_sum_cpp import cpp
-from pyfeat.ops._rbf_sum_kernels import PairKernel
+from pyfeat.ops._rbf_sum_device import CUDA_TILE, launch_cuda, on_device
+from pyfeat.ops._rbf_sum_kernels import Laplacian, PairKernel
 from pyfeat.ops._rbf_sum_reference import Sums, reference
 
 Rows = np.ndarray[Any, Any] | Tensor
 Gradient = Literal["weights", "rows"] | None
+_MOST_ROWS = 2**21  # a grid has at most 65535 tiles across; int32 counts rows
 _LEVELS = (None, "weights", "rows")
 
 
@@ -222,6 +224,37 @@ def _cpp_refuses(X: Any, Y: Any = None, *rest: Any) -> str | None:
     return why_not_cpp(**_named(X, Y, weights)) or _why_not_float32(X)
 
 
+def _triton(*arguments: Any) -> Sums:
+    from pyfeat.ops._triton.rbf_sum import TILE, launch
+
+    return on_device(launch, TILE, *arguments)
+
+
+def _cuda(*arguments: Any) -> Sums:
+    return on_device(launch_cuda, CUDA_TILE, *arguments)
+
+
+def _triton_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
+    if isinstance(kernel, Laplacian):
+        return "kernel must not be a Laplacian: it has no matrix product"
+    return _device_refuses(why_not_triton, X, Y, *rest)
+
+
+def _cuda_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
+    if isinstance(kernel, Laplacian) and rest[2:3] == ("rows",):
+        return "gradient must not be 'rows' for a Laplacian: this backend has no such kernel"
+    return _device_refuses(why_not_cuda, X, Y, *rest)
+
+
+def _device_refuses(why_not: Any, X: Any, Y: Any, *rest: Any) -> str | None:
+    weights = [w for w in rest[:2] if isinstance(w, Tensor | np.ndarray)]
+    names = _named(X, Y, weights)
+    if max((len(t) for t in names.values()), default=0) > _MOST_ROWS:
+        return f"X and Y must have at most {_MOST_ROWS} rows, got {[len(t) for t in names.values()]}"
+    reason: str | None = why_not(**names) or _why_not_float32(X)
+    return reason
+
+
 def _named(X: Any, Y: Any, weights: list[Any]) -> dict[str, Tensor]:
     """Return tensors by name, without their gradients: the op brings its own backward."""
     names = dict(zip(("X", "Y", "x_weights", "y_weights"), (X, Y, *weights), strict=False))
@@ -234,6 +267,8 @@ def _why_not_float32(X: Any) -> str | None:
 
 
 BACKENDS = (
+    Backend("cuda", _cuda, _cuda_refuses),
+    Backend("triton", _triton, _triton_refuses),
     Backend("cpp", cpp, _cpp_refuses),
     Backend("reference", reference, never_refuses),
 )

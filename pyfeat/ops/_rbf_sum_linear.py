@@ -33,10 +33,7 @@ def linear(
     y_sums = _each(Y, lambda rows, _: rows @ x_total)
     if gradient == "weights":
         return Sums(value, x_sums, y_sums)
-    # A row that counts as not finite has no finite gradient either: 0 * its sum is NaN.
-    x_gradient = wx[:, None] * y_total + 0 * x_sums[:, None]
-    y_gradient = wy[:, None] * x_total + 0 * y_sums[:, None]
-    return Sums(value, x_sums, y_sums, x_gradient, y_gradient)
+    return Sums(value, x_sums, y_sums, wx[:, None] * y_total, wy[:, None] * x_total)
 
 
 def _within(X: Tensor, w: Tensor, gradient: str | None, diagonal: bool) -> Sums:
