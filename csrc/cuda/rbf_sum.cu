@@ -97,8 +97,8 @@ __device__ void multiply(const RbfSlab& s, long long i0, long long j0, float (*l
       for (int r = 0; r < kOwn; ++r)
 #pragma unroll
         for (int c = 0; c < kOwn; ++c)
-          products[r][c] =
-              kKind == kLaplacian ? products[r][c] + fabsf(a[r] - b[c]) : products[r][c] + a[r] * b[c];
+          products[r][c] = kKind == kLaplacian ? products[r][c] + fabsf(a[r] - b[c])
+                                               : products[r][c] + a[r] * b[c];
     }
   }
 }

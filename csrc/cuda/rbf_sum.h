@@ -13,7 +13,7 @@ struct RbfSlab {
   float* column_sums;    // (tiles down, 2, m): of wx_i k_ij, of coefficients
   float* coefficients;   // (count, m) or null: wx_i wy_j * slope
   int kind, number;      // enum PairKernel; count of gammas or degree
-  int within;            // 0: two samples; 1: pairs i > j left out, i = j half; 2: i = j left out too
+  int within;  // 0: two samples; 1: pairs i > j left out, i = j half; 2: i = j left out too
   long long first, count, m, d;  // row i of x is row first + i of y where `within`
 };
 

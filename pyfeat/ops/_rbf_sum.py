@@ -87,7 +87,7 @@ def rbf_sum(
     Raises
     ------
     TypeError
-        If X, Y or the weights are no arrays or tensors of such dtypes, or `kernel` is none of those.
+        If X, Y or the weights are no arrays or tensors of such dtypes, or `kernel` is no kernel.
     ValueError
         If shapes, dtypes or devices do not fit, `y_weights` or ``diagonal=False`` does not go with
         Y, or `gradient` is another word.
@@ -227,11 +227,11 @@ def _cpp_refuses(X: Any, Y: Any = None, *rest: Any) -> str | None:
 def _triton(*arguments: Any) -> Sums:
     from pyfeat.ops._triton.rbf_sum import TILE, launch
 
-    return on_device(launch, TILE, *arguments)
+    return on_device((launch, TILE), *arguments)
 
 
 def _cuda(*arguments: Any) -> Sums:
-    return on_device(launch_cuda, CUDA_TILE, *arguments)
+    return on_device((launch_cuda, CUDA_TILE), *arguments)
 
 
 def _triton_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
@@ -250,7 +250,9 @@ def _device_refuses(why_not: Any, X: Any, Y: Any, *rest: Any) -> str | None:
     weights = [w for w in rest[:2] if isinstance(w, Tensor | np.ndarray)]
     names = _named(X, Y, weights)
     if max((len(t) for t in names.values()), default=0) > _MOST_ROWS:
-        return f"X and Y must have at most {_MOST_ROWS} rows, got {[len(t) for t in names.values()]}"
+        return (
+            f"X and Y must have at most {_MOST_ROWS} rows, got {[len(t) for t in names.values()]}"
+        )
     reason: str | None = why_not(**names) or _why_not_float32(X)
     return reason
 

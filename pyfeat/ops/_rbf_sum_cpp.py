@@ -53,7 +53,11 @@ def cpp(
 
 
 def _run(
-    x: _Side, y: _Side | None, kernel: PairKernel, gradient: str | None, diagonal: bool
+    x: _Side,
+    y: _Side | None,
+    kernel: Gaussian | Laplacian | Polynomial,
+    gradient: str | None,
+    diagonal: bool,
 ) -> float:
     from pyfeat._core import rbf_sum as run
 

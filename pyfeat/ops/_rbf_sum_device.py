@@ -31,20 +31,20 @@ class Side(NamedTuple):
 
 
 class Slab(NamedTuple):
-    """What one launch computes: rows `first` to `first + count` of x against all of y.
+    """What one launch computes: rows `first` to `first + height` of x against all of y.
 
     `within`: y is x. Then pairs i > j are left out, and i = j counts half, or not at all where
     `leave_out`: each pair is in the sums of its row and of its column.
 
-    row_sums : (tiles across, 2, count), sums of wy_j k_ij and of coefficients
+    row_sums : (tiles across, 2, height), sums of wy_j k_ij and of coefficients
     column_sums : (tiles down, 2, m), sums of wx_i k_ij and of coefficients
-    coefficients : (count, m), or None where not wanted
+    coefficients : (height, m), or None where not wanted
     """
 
     x: Side
     y: Side
     first: int
-    count: int
+    height: int
     within: bool
     leave_out: bool
     row_sums: Tensor
@@ -56,8 +56,7 @@ Launch = Callable[[PairKernel, Slab], None]
 
 
 def on_device(
-    launch: Launch,
-    tile: int,
+    launcher: tuple[Launch, int],
     X: Tensor,
     Y: Tensor | None,
     kernel: PairKernel,
@@ -66,7 +65,8 @@ def on_device(
     gradient: str | None,
     diagonal: bool,
 ) -> Sums:
-    """Compute `rbf_sum`, each slab by `launch` with `tile` rows and columns a program."""
+    """Compute `rbf_sum`, each slab by a launch with so many rows and columns a program."""
+    launch, tile = launcher
     if isinstance(kernel, Linear):
         return linear(X, Y, x_weights, y_weights, gradient, diagonal)
     centre = centre_of(X, Y).float() if isinstance(kernel, Gaussian) else None
@@ -138,8 +138,9 @@ def parameters(kernel: PairKernel) -> tuple[int, list[float], float, int]:
         return 0, list(kernel.gammas), 0.0, 1
     if isinstance(kernel, Laplacian):
         return 1, [kernel.gamma], 0.0, 1
-    assert isinstance(kernel, Polynomial)
-    return 2, [kernel.gamma], kernel.coef0, kernel.degree
+    if isinstance(kernel, Polynomial):
+        return 2, [kernel.gamma], kernel.coef0, kernel.degree
+    raise TypeError(f"kernel must be one of pairs, got {kernel}")
 
 
 def launch_cuda(kernel: PairKernel, slab: Slab) -> None:
@@ -147,7 +148,7 @@ def launch_cuda(kernel: PairKernel, slab: Slab) -> None:
     from pyfeat._cuda import rbf_sum as run
 
     kind, gammas, coef0, degree = parameters(kernel)
-    part = slice(slab.first, slab.first + slab.count)
+    part = slice(slab.first, slab.first + slab.height)
     x, y = slab.x, slab.y
     m, d = y.rows.shape
     device = x.rows.device
@@ -160,7 +161,7 @@ def launch_cuda(kernel: PairKernel, slab: Slab) -> None:
             [0 if t is None else t.data_ptr() for t in outputs],
             numbers=numbers.data_ptr(),
             form=(kind, degree if kind == 2 else len(gammas)),
-            shape=(slab.first, slab.count, m, d),
+            shape=(slab.first, slab.height, m, d),
             within=(2 if slab.leave_out else 1) if slab.within else 0,
             stream=torch.cuda.current_stream(device).cuda_stream,
         )

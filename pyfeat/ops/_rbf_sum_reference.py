@@ -102,7 +102,9 @@ def reference(
         rows = left[0][part], left[1][part]
         k, slope = kernel_block(kernel, rows, right)
         if Y is None:
-            itself = torch.arange(m, device=X.device) == torch.arange(n, device=X.device)[part, None]
+            itself = (
+                torch.arange(m, device=X.device) == torch.arange(n, device=X.device)[part, None]
+            )
             k, slope = _on_diagonal(kernel, diagonal, itself, k, slope)
         x_sums.append(k @ wy)
         y_sums = y_sums + wx[part] @ k
@@ -126,7 +128,7 @@ def reference(
 def _on_diagonal(
     kernel: PairKernel, counts: bool, itself: Tensor, k: Tensor, slope: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return k and slope with the pairs of a row with itself exact, or times 0 if they do not count.
+    """Return k and slope with a row's pair with itself exact, or times 0 where it does not count.
 
     Times: so that NaN stays NaN.
     """

@@ -41,8 +41,6 @@ def weights(n, seed, device="cpu"):
     return (torch.rand(n, generator=generator) + 0.5).to(device)
 
 
-
-
 def largest_error(got, expected):
     worst = 0.0
     for name in FIELDS:
@@ -285,8 +283,8 @@ def test_random_shapes_equal_the_reference(n, m, d, name, seed):
     X, Y = rows(n, d, seed), rows(m, d, seed + 100)
     got = rbf_sum(X, Y, **how)
     expected = rbf_sum(X, Y, backend="reference", **how)
-    for name in FIELDS:  # signs are random: errors are relative to all rows', each of size 1
-        a, b = getattr(got, name).double(), getattr(expected, name).double()
+    for field in FIELDS:  # signs are random: errors are relative to all rows', each of size 1
+        a, b = getattr(got, field).double(), getattr(expected, field).double()
         size = (1 + n) * (1 + m) * (1 + d) ** 2
         assert torch.all((a - b).abs() <= bound(n, m, d) * (b.abs() + size))
 
@@ -336,9 +334,7 @@ print(peak() - before)
 @pytest.mark.parametrize(("d", "gradient"), [(256, ""), (256, "weights"), (16, "rows")])
 def test_memory_does_not_grow_with_the_pairs(d, gradient):
     command = [sys.executable, "-c", MEMORY, "20000", str(d), gradient]
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env={**os.environ}
-    )
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ})
     assert float(done.stdout) < 64  # MB; all pairs would take 1526
 
 
@@ -371,7 +367,7 @@ def test_triton_refuses_the_laplacian():
 def test_float64_runs_on_the_reference():
     X = rows(3, 2).double()
     assert explain("rbf_sum", X, None, Gaussian(1.0))["cpp"].startswith("X must have dtype float32")
-    with pytest.raises(BackendError, match="X must have dtype float32, got torch.float64"):
+    with pytest.raises(BackendError, match=r"X must have dtype float32, got torch\.float64"):
         rbf_sum(X, kernel=Gaussian(1.0), backend="cpp")
 
 

@@ -12,7 +12,7 @@ from pyfeat.ops._rbf_sum_kernels import PairKernel
 from pyfeat.ops._triton import Kernel
 
 TILE = 64
-STEP = 32  # features at a time: MULTIPLE of _rbf_sum_device
+STEP = 16  # features at a time; divides MULTIPLE of _rbf_sum_device
 
 
 @triton.jit
@@ -105,7 +105,7 @@ def tile_sums(
 def launch(kernel: PairKernel, slab: Slab) -> None:
     """Compute one slab."""
     kind, gammas, coef0, degree = parameters(kernel)
-    part = slice(slab.first, slab.first + slab.count)
+    part = slice(slab.first, slab.first + slab.height)
     x, y = slab.x, slab.y
     m, d = y.rows.shape
     device = x.rows.device
@@ -113,7 +113,7 @@ def launch(kernel: PairKernel, slab: Slab) -> None:
     y_side = torch.stack([y.norms, y.weights])
     numbers = torch.tensor([*gammas, coef0], dtype=torch.float32, device=device)
     coefficients: Tensor = slab.row_sums if slab.coefficients is None else slab.coefficients
-    grid = (triton.cdiv(slab.count, TILE), triton.cdiv(m, TILE))
+    grid = (triton.cdiv(slab.height, TILE), triton.cdiv(m, TILE))
     with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad():
         tile_sums[grid](
             x.rows[part],
@@ -125,7 +125,7 @@ def launch(kernel: PairKernel, slab: Slab) -> None:
             slab.column_sums,
             coefficients,
             slab.first,
-            slab.count,
+            slab.height,
             m,
             d,
             KIND=kind,
