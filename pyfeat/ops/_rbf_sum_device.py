@@ -85,7 +85,7 @@ def on_device(
             x, y, first, count, Y is None, not diagonal, row_sums, column_sums, coefficients
         )
         launch(kernel, slab)
-        part = slice(first, first + slab.count)
+        part = slice(first, first + slab.height)
         sums[0][:, part] += slab.row_sums.sum(dim=0, dtype=torch.float64)
         sums[1] += slab.column_sums.sum(dim=0, dtype=torch.float64)
         if coefficients is not None:
