@@ -291,8 +291,8 @@ def test_random_shapes_equal_the_reference(n, m, d, name, seed):
 
 def test_eight_threads_give_the_same_bits(backend):
     X, Y = rows(300, 9, 1, backend.device), rows(50, 9, 2, backend.device)
-    if backend.name == "triton":
-        X = X[:40]
+    if backend.name == "triton" and backend.device == "cpu":
+        pytest.skip("Triton's interpreter is not made for threads")
     how = {"kernel": Gaussian(0.1), "gradient": "rows", "backend": backend.name}
     expected = rbf_sum(X, Y, **how)
     with ThreadPoolExecutor(8) as pool:
