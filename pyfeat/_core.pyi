@@ -114,6 +114,19 @@ def dequantize_rows(
     out: int,
     threads: int,
 ) -> None: ...
+def rbf_sum(
+    x: tuple[int, int, int, int, int],
+    y: tuple[int, int, int, int, int] | None,
+    d: int,
+    centre: int,
+    kind: int,
+    gammas: list[float],
+    squarings: list[int],
+    power: tuple[float, int],
+    wanted: int,
+    leave_out: bool,
+    threads: int,
+) -> float: ...
 def crc32c(data: bytes, before: int = 0) -> int: ...
 def fail_from_operation(n: int, code: int) -> None: ...
 def operation_count() -> int: ...

@@ -55,3 +55,12 @@ def quantize_rows(
     codes: int,
     stream: int,
 ) -> None: ...
+def rbf_sum(
+    sides: list[int],
+    out: list[int],
+    numbers: int,
+    form: tuple[int, int],
+    shape: tuple[int, int, int, int],
+    within: int,
+    stream: int,
+) -> None: ...

@@ -3,11 +3,14 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstdint>
+#include <utility>
 
 #include "../cuda/device.h"
 #include "../cuda/pool.h"
 #include "../cuda/preprocess.h"
 #include "../cuda/quantize_rows.h"
+#include "../cuda/rbf_sum.h"
 #include "../cuda/topk.h"
 
 namespace py = pybind11;
@@ -15,67 +18,81 @@ namespace py = pybind11;
 namespace pyfeat::cuda {
 namespace {
 
+using Address = std::uintptr_t;
 using Three = std::array<std::int64_t, 3>;  // items, channels, positions
 
-void pool(std::uintptr_t x, int item, const Three& shape, const Three& strides, int method, float p,
-          std::uintptr_t rows, std::int64_t row_stride, std::uintptr_t stream) {
-  fold_maps({reinterpret_cast<const void*>(x), item, method, p, shape[0], shape[1], shape[2],
-             strides[0], strides[1], strides[2], reinterpret_cast<float*>(rows), row_stride},
-            reinterpret_cast<void*>(stream));
+const void* in(Address address) { return reinterpret_cast<const void*>(address); }
+void* out(Address address) { return reinterpret_cast<void*>(address); }
+const float* floats(Address address) { return reinterpret_cast<const float*>(address); }
+float* room(Address address) { return reinterpret_cast<float*>(address); }
+
+py::dict devices() {
+  const DeviceReport r = report_devices();
+  return py::dict(py::arg("count") = r.count, py::arg("runtime") = r.runtime,
+                  py::arg("driver") = r.driver, py::arg("reason") = r.reason);
 }
 
-void quantize_rows(std::uintptr_t rows, int from, std::int64_t stride, std::int64_t n,
-                   std::int64_t d, std::uintptr_t scales, bool l2, int to, std::uintptr_t out,
-                   std::uintptr_t codes, std::uintptr_t stream) {
-  store_rows({reinterpret_cast<const void*>(rows), from, stride, n, d,
-              reinterpret_cast<const float*>(scales), l2, to, reinterpret_cast<void*>(out),
-              reinterpret_cast<float*>(codes)},
-             reinterpret_cast<void*>(stream));
+void run_pool(Address x, int item, const Three& shape, const Three& strides, int method, float p,
+              Address rows, std::int64_t row_stride, Address stream) {
+  fold_maps({in(x), item, method, p, shape[0], shape[1], shape[2], strides[0], strides[1],
+             strides[2], room(rows), row_stride},
+            out(stream));
+}
+
+void run_preprocess(Address jobs, int n, int rows, int columns, int lines, int side, Address table,
+                    int item_bytes, Address stream) {
+  preprocess(reinterpret_cast<const PreprocessJob*>(jobs), n, rows, columns, lines, side, in(table),
+             item_bytes, out(stream));
+}
+
+void run_quantize_rows(Address rows, int from, std::int64_t stride, std::int64_t n, std::int64_t d,
+                       Address scales, bool l2, int to, Address target, Address codes,
+                       Address stream) {
+  store_rows({in(rows), from, stride, n, d, floats(scales), l2, to, out(target), room(codes)},
+             out(stream));
+}
+
+void run_rbf_sum(const std::array<Address, 6>& sides, const std::array<Address, 3>& results,
+                 Address numbers, std::pair<int, int> form, std::array<long long, 4> shape,
+                 int within, Address stream) {
+  rbf_sum({floats(sides[0]), floats(sides[1]), floats(sides[2]), floats(sides[3]), floats(sides[4]),
+           floats(sides[5]), floats(numbers), room(results[0]), room(results[1]), room(results[2]),
+           form.first, form.second, within, shape[0], shape[1], shape[2], shape[3]},
+          out(stream));
+}
+
+void run_topk_keys(Address queries, Address base, int item, long long row_stride, Address mul,
+                   Address add, Address keys, long long n, long long m, long long d,
+                   Address stream) {
+  topk_keys(
+      {floats(queries), in(base), item, row_stride, floats(mul), floats(add), room(keys), n, m, d},
+      stream);
 }
 
 }  // namespace
 }  // namespace pyfeat::cuda
 
 PYBIND11_MODULE(_cuda, m) {
+  using namespace pyfeat::cuda;
+  using unlocked = py::call_guard<py::gil_scoped_release>;
   m.doc() = "CUDA kernels; there when a CUDA compiler was at build time.";
-  m.def(
-      "devices",
-      [] {
-        const pyfeat::cuda::DeviceReport r = pyfeat::cuda::report_devices();
-        return py::dict(py::arg("count") = r.count, py::arg("runtime") = r.runtime,
-                        py::arg("driver") = r.driver, py::arg("reason") = r.reason);
-      },
-      "Usable devices, runtime and driver version, and why there is none.");
-  m.def(
-      "preprocess",
-      [](std::uintptr_t jobs, int n, int rows, int columns, int lines, int side,
-         std::uintptr_t table, int item_bytes, std::uintptr_t stream) {
-        pyfeat::cuda::preprocess(reinterpret_cast<const pyfeat::cuda::PreprocessJob*>(jobs), n,
-                                 rows, columns, lines, side, reinterpret_cast<const void*>(table),
-                                 item_bytes, reinterpret_cast<void*>(stream));
-      },
-      py::arg("jobs"), py::arg("n"), py::arg("rows"), py::arg("columns"), py::arg("lines"),
-      py::arg("side"), py::arg("table"), py::arg("item_bytes"), py::arg("stream"),
-      "Resize images; `jobs` holds rows of int64, the members of PreprocessJob.");
-  m.def(
-      "topk_keys",
-      [](std::uintptr_t queries, std::uintptr_t base, int item, long long row_stride,
-         std::uintptr_t mul, std::uintptr_t add, std::uintptr_t keys, long long n, long long m,
-         long long d, std::uintptr_t stream) {
-        const py::gil_scoped_release unlocked;
-        const auto floats = [](std::uintptr_t at) { return reinterpret_cast<float*>(at); };
-        pyfeat::cuda::topk_keys({floats(queries), reinterpret_cast<const void*>(base), item,
-                                 row_stride, floats(mul), floats(add), floats(keys), n, m, d},
-                                stream);
-      },
-      py::arg("queries"), py::arg("base"), py::arg("item"), py::arg("row_stride"), py::arg("mul"),
-      py::arg("add"), py::arg("keys"), py::arg("n"), py::arg("m"), py::arg("d"), py::arg("stream"),
-      "keys (n, m) = mul * (queries . rows) + add at device addresses, -inf where that is NaN.");
-  m.def("pool", &pyfeat::cuda::pool, py::arg("x"), py::arg("item"), py::arg("shape"),
-        py::arg("strides"), py::arg("method"), py::arg("p"), py::arg("rows"), py::arg("row_stride"),
-        py::arg("stream"), "Fold (items, channels, positions) to float32 rows.");
-  m.def("quantize_rows", &pyfeat::cuda::quantize_rows, py::arg("rows"), py::arg("source"),
-        py::arg("stride"), py::arg("n"), py::arg("d"), py::arg("scales"), py::arg("l2"),
-        py::arg("target"), py::arg("out"), py::arg("codes"), py::arg("stream"),
+  m.def("devices", &devices, "Usable devices, runtime and driver version, and why there is none.");
+  m.def("pool", &run_pool, py::arg("x"), py::arg("item"), py::arg("shape"), py::arg("strides"),
+        py::arg("method"), py::arg("p"), py::arg("rows"), py::arg("row_stride"), py::arg("stream"),
+        unlocked(), "Fold (items, channels, positions) to float32 rows.");
+  m.def("preprocess", &run_preprocess, py::arg("jobs"), py::arg("n"), py::arg("rows"),
+        py::arg("columns"), py::arg("lines"), py::arg("side"), py::arg("table"),
+        py::arg("item_bytes"), py::arg("stream"), unlocked(),
+        "Resize images; `jobs` holds rows of int64, the members of PreprocessJob.");
+  m.def("quantize_rows", &run_quantize_rows, py::arg("rows"), py::arg("source"), py::arg("stride"),
+        py::arg("n"), py::arg("d"), py::arg("scales"), py::arg("l2"), py::arg("target"),
+        py::arg("out"), py::arg("codes"), py::arg("stream"), unlocked(),
         "Rows in another type, multiplied by `scales` and normalised before where wanted.");
+  m.def("rbf_sum", &run_rbf_sum, py::arg("sides"), py::arg("out"), py::arg("numbers"),
+        py::arg("form"), py::arg("shape"), py::arg("within"), py::arg("stream"), unlocked(),
+        "One slab: see cuda/rbf_sum.h.");
+  m.def("topk_keys", &run_topk_keys, py::arg("queries"), py::arg("base"), py::arg("item"),
+        py::arg("row_stride"), py::arg("mul"), py::arg("add"), py::arg("keys"), py::arg("n"),
+        py::arg("m"), py::arg("d"), py::arg("stream"), unlocked(),
+        "keys (n, m) = mul * (queries . rows) + add at device addresses, -inf where that is NaN.");
 }

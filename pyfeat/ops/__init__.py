@@ -8,15 +8,22 @@ from pyfeat.ops._moments_reference import Moments
 from pyfeat.ops._pool import pool
 from pyfeat.ops._preprocess import Preprocessing, preprocess, preprocess_batch
 from pyfeat.ops._quantize_rows import Quantized, dequantize_rows, quantize_rows
+from pyfeat.ops._rbf_sum import RbfSum, rbf_sum
+from pyfeat.ops._rbf_sum_kernels import Gaussian, Laplacian, Linear, Polynomial
 from pyfeat.ops._softmax_xent import SoftmaxXent, StoredRows, softmax_xent
 from pyfeat.ops._topk import Neighbours, topk
 
 __all__ = [
     "DECODE_MODES",
+    "Gaussian",
+    "Laplacian",
+    "Linear",
     "Moments",
     "Neighbours",
+    "Polynomial",
     "Preprocessing",
     "Quantized",
+    "RbfSum",
     "SoftmaxXent",
     "StoredRows",
     "decode",
@@ -29,6 +36,7 @@ __all__ = [
     "preprocess",
     "preprocess_batch",
     "quantize_rows",
+    "rbf_sum",
     "softmax_xent",
     "topk",
 ]

@@ -11,6 +11,7 @@ from pyfeat.ops import (
     _pool,
     _preprocess,
     _quantize_rows,
+    _rbf_sum,
     _softmax_xent,
     _topk,
 )
@@ -24,6 +25,7 @@ BACKENDS_OF = {
     "pool": _pool.BACKENDS,
     "preprocess": _preprocess.BACKENDS,
     "quantize_rows": _quantize_rows.BACKENDS,
+    "rbf_sum": _rbf_sum.BACKENDS,
     "softmax_xent": _softmax_xent.BACKENDS,
     "topk": _topk.BACKENDS,
 }
