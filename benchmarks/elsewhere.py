@@ -11,12 +11,12 @@ the function to time. Only the first call's result is sent back.
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
 import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,24 +36,27 @@ def elsewhere(factory: str, environment: dict[str, str], *arguments: Any) -> Cal
     *arguments
         Handed to the function; small, for they are pickled.
     """
-    child = subprocess.Popen(
-        [sys.executable, str(HERE / "elsewhere.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **environment},
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    atexit.register(child.kill)
-    pickle.dump((factory, arguments), child.stdin)
-    child.stdin.flush()
+    return _Contestant(factory, environment, arguments)
 
-    def run() -> Any:
-        child.stdin.write(b"\n")
-        child.stdin.flush()
-        return pickle.load(child.stdout)
 
-    return run
+class _Contestant:
+    """The process, for as long as somebody may call it."""
+
+    def __init__(self, factory: str, environment: dict[str, str], arguments: tuple[Any, ...]):
+        self.child = subprocess.Popen(
+            [sys.executable, str(HERE / "elsewhere.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        pickle.dump((factory, arguments), self.child.stdin)
+        self.child.stdin.flush()
+        weakref.finalize(self, self.child.kill)  # at exit too
+
+    def __call__(self) -> Any:
+        self.child.stdin.write(b"\n")
+        self.child.stdin.flush()
+        return pickle.load(self.child.stdout)
 
 
 def _serve() -> None:

@@ -7,7 +7,8 @@ from pyfeat.ops._moments import moments
 from pyfeat.ops._moments_reference import Moments
 from pyfeat.ops._pool import pool
 from pyfeat.ops._preprocess import Preprocessing, preprocess, preprocess_batch
-from pyfeat.ops._quantize_rows import Quantized, dequantize_rows, quantize_rows
+from pyfeat.ops._quantize_rows import dequantize_rows, quantize_rows
+from pyfeat.ops._quantize_rows_out import Quantized
 from pyfeat.ops._rbf_sum import RbfSum, rbf_sum
 from pyfeat.ops._rbf_sum_kernels import Gaussian, Laplacian, Linear, Polynomial
 from pyfeat.ops._softmax_xent import SoftmaxXent, StoredRows, softmax_xent

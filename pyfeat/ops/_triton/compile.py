@@ -81,7 +81,7 @@ def _ptxas(ptx: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.ptx")
         path.write_text(ptx)
-        command = [tool, "-v", f"--gpu-name={found[1]}", path, "-o", f"{path}.cubin"]
+        command = [str(tool), "-v", f"--gpu-name={found[1]}", str(path), "-o", f"{path}.cubin"]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"ptxas failed: {done.stderr.strip()}")
