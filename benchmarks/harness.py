@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 SAMPLE_SECONDS = 0.01  # one sample repeats a short call until it lasts this long
+SETTLE_SECONDS = 0.05
 PERCENTILES = (20, 50, 80)
 BACKEND = r"(cpp(\[\w+\])?|cuda|triton|reference)(?!\w)"
 
@@ -150,7 +151,8 @@ def measure(case: Case, rounds: int) -> list[Row]:
     samples: list[list[float]] = [[] for _ in racing]
     for turn in range(rounds):
         for at in range(len(racing)):
-            i = (at + turn) % len(racing)  # nobody always follows the same rival's cache
+            i = (at + turn) % len(racing)
+            _settle()
             samples[i].append(_seconds(racing[i][1], calls[i], wait))
     for (row, _), seconds in zip(racing, samples, strict=True):
         row.update(_times(case, seconds))
@@ -168,6 +170,16 @@ def _checked(case: Case, contestant: Contestant) -> Row:
 
 def _nothing() -> None:
     pass
+
+
+def _settle() -> None:
+    """Wait until the last contestant's threads, which spin for more work, have gone to sleep."""
+    time.sleep(SETTLE_SECONDS)  # those of another process
+    for _ in range(50):
+        before = time.process_time()
+        time.sleep(0.01)
+        if time.process_time() - before < 0.002:
+            return
 
 
 def _seconds(run: Callable[[], Any], calls: int, wait: Callable[[], Any] = _nothing) -> float:
