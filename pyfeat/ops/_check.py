@@ -16,20 +16,25 @@ from torch import Tensor
 def as_tensor(x: Any, name: str) -> Tensor:
     """Return an array or tensor as a tensor that shares its memory wherever it can.
 
+    What lies in that memory are its numbers: kernels go by address, and know nothing of a tensor
+    that is conjugated or negated as it is read.
+
     Raises
     ------
     TypeError
-        If `x` is neither, or an array of a dtype that torch lacks.
+        If `x` is neither, a sparse tensor, or an array of a dtype that torch lacks.
     """
     if isinstance(x, Tensor):
-        return x
+        if x.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got {x.layout}")
+        return x.resolve_conj().resolve_neg()
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{name} must be an ndarray or a Tensor, got {type(x).__name__}")
-    if min(x.strides, default=0) < 0:
+    if min(x.strides, default=0) < 0 or not x.flags.aligned:
         x = x.copy()
     try:
         return torch.from_numpy(x if x.flags.writeable else np.asarray(_Unlocked(x)))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: another byte order
         raise TypeError(f"{name} must hold numbers that torch knows, got {x.dtype}") from error
 
 
