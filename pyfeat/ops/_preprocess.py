@@ -70,8 +70,8 @@ def preprocess(
     the short side becomes `resize`, the long side ``int(resize * long / short)``, and the crop
     starts at ``round((side - crop) / 2)``, ties to even. Mode "stretch" is ``Resize((resize,
     resize))`` and the same crop. In mode "pad" the sides become ``round(side / (long / resize))``,
-    as in timm, at least 1; `spec.fill` surrounds what is smaller than `crop`, an odd pixel coming last, and what
-    is larger is cut. With `hflip` the result is mirrored.
+    as in timm, at least 1; `spec.fill` surrounds what is smaller than `crop`, an odd pixel coming
+    last, and what is larger is cut. With `hflip` the result is mirrored.
 
     Pixels are those of Pillow's ``Image.resize`` in the pass order of Pillow 12 and earlier, bit
     for bit: first across, then down, with weights w[i, x] = f((x + 1/2 - c[i]) / s) / sum,
