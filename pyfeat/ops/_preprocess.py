@@ -84,8 +84,9 @@ def preprocess(
     255, on noise most of them. Here the order is fixed, so that the identity of a row does not
     depend on the version of Pillow. All other images are equal to Pillow 13's too.
 
-    Memory of "cpp": a few dozen rows of 3 * crop bytes. It releases the GIL and may run in several
-    threads at once. "cuda" and "triton": 3 * crop bytes per source row.
+    Memory: 3 * crop bytes for each source row that survives the crop, `crop` rounded up to a
+    multiple of 64 by "cpp". "cpp" releases the GIL and may run in several threads at once; each
+    keeps the weights of the last few sizes of image.
 
     References
     ----------
