@@ -102,9 +102,6 @@ void preprocess_one(const Picture& picture, const Target& target, void* out) {
   const std::uint8_t* corner = picture.image + tall.source * stride + wide.source * 3;
   const std::uint8_t* end = picture.image + (down.n_in - 1) * stride + across.n_in * 3;
 
-  const GroupedWeights grouped =
-      PYFEAT_KERNEL(preprocess_takes_groups)() ? GroupedWeights(wide.taps()) : GroupedWeights();
-
   // Bytes from the start of a row that the kernel may touch; the last rows have fewer.
   const std::ptrdiff_t last = 3 * *std::max_element(wide.starts.begin(), wide.starts.end());
   const std::ptrdiff_t reach = last + std::max(6 * wide.pairs + 10, 64);

@@ -16,20 +16,25 @@ from torch import Tensor
 def as_tensor(x: Any, name: str) -> Tensor:
     """Return an array or tensor as a tensor that shares its memory wherever it can.
 
+    What lies in that memory are its numbers: kernels go by address, and know nothing of a tensor
+    that is conjugated or negated as it is read.
+
     Raises
     ------
     TypeError
-        If `x` is neither, or an array of a dtype that torch lacks.
+        If `x` is neither, a sparse tensor, or an array of a dtype that torch lacks.
     """
     if isinstance(x, Tensor):
-        return x
+        if x.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got {x.layout}")
+        return x.resolve_conj().resolve_neg()
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{name} must be an ndarray or a Tensor, got {type(x).__name__}")
-    if min(x.strides, default=0) < 0:
+    if min(x.strides, default=0) < 0 or not x.flags.aligned:
         x = x.copy()
     try:
         return torch.from_numpy(x if x.flags.writeable else np.asarray(_Unlocked(x)))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: another byte order
         raise TypeError(f"{name} must hold numbers that torch knows, got {x.dtype}") from error
 
 
@@ -80,33 +85,39 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def why_not_cpp(**tensors: Tensor | None) -> str | None:
+# What a backend is asked about: arrays too, which lie on the CPU and need no gradient. `explain`
+# hands in what a caller would.
+Asked = NDArray[Any] | Tensor | None
+
+
+def why_not_cpp(**tensors: Asked) -> str | None:
     """Return why the backend "cpp" cannot take these tensors, or None."""
     return _why_not_on("cpu", tensors) or _why_gradient(tensors) or why_no_core()
 
 
-def why_not_cuda(**tensors: Tensor | None) -> str | None:
+def why_not_cuda(**tensors: Asked) -> str | None:
     """Return why the backend "cuda" cannot take these tensors, or None."""
     return _why_not_on("cuda", tensors) or _why_gradient(tensors) or _why_no_cuda_module()
 
 
-def why_not_triton(**tensors: Tensor | None) -> str | None:
+def why_not_triton(**tensors: Asked) -> str | None:
     """Return why the backend "triton" cannot take these tensors, or None."""
     where = "cpu" if interpreting() else "cuda"
     return _why_not_on(where, tensors) or _why_gradient(tensors) or _why_no_triton_package()
 
 
-def _why_not_on(where: str, tensors: dict[str, Tensor | None]) -> str | None:
+def _why_not_on(where: str, tensors: dict[str, Asked]) -> str | None:
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.device.type != where:
-            return f"{name} must be on {where}, got {tensor.device}"
+        device = tensor.device if isinstance(tensor, Tensor) else torch.device("cpu")
+        if tensor is not None and device.type != where:
+            return f"{name} must be on {where}, got {device}"
     return None
 
 
-def _why_gradient(tensors: dict[str, Tensor | None]) -> str | None:
+def _why_gradient(tensors: dict[str, Asked]) -> str | None:
     if not torch.is_grad_enabled():
         return None
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.requires_grad:
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
             return f"{name} must not require a gradient: this backend has no backward"
     return None

@@ -141,8 +141,8 @@ def decode_preprocess(
         `spec.resize`. Rows of the two modes must not be mixed.
     name : str, default="data"
         What to call the file in messages.
-    dtype : {torch.float32, torch.bfloat16}, default=torch.float32
-        Type of the result.
+    dtype : {torch.float32, torch.bfloat16, torch.float16, torch.uint8}, default=torch.float32
+        Type of the result (see `preprocess`).
     out : Tensor of shape (3, spec.crop, spec.crop), `dtype`, contiguous, optional
         Where to write, for example one slot of a batch.
     backend : {"cpp", "reference"}, optional

@@ -90,7 +90,8 @@ def gather_rows(
     factors = None if scales is None else _scales(scales, tensors)
     picked = _indices(tensors, which, rows)
     wanted = _result_dtype(tensors[0].dtype, dtype, scaled=factors is not None)
-    place = None if out is None else _out(out, (len(picked[0]), tensors[0].shape[1]), wanted)
+    shape, device = (len(picked[0]), tensors[0].shape[1]), tensors[0].device
+    place = None if out is None else _out(out, shape, wanted, device)
     arguments = (tensors, *picked, factors, wanted, place)
     gathered = choose("gather_rows", BACKENDS, backend, *arguments).run(*arguments)
     return out if out is not None else like(sources[0], gathered)
@@ -137,7 +138,9 @@ def _indices(sources: list[Tensor], which: Rows, rows: Rows) -> tuple[Tensor, Te
         index = as_tensor(given, name)
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise TypeError(f"{name} must hold integers, got {index.dtype}")
-        if index.ndim != 1 or len(index) != len(which):
+        if index.ndim != 1:
+            raise ValueError(f"{name} must have shape (m,), got {tuple(index.shape)}")
+        if len(index) != len(which):
             raise ValueError(f"{name} must have shape ({len(which)},), got {tuple(index.shape)}")
         found.append(index.to(sources[0].device, torch.int64).contiguous())
     number, row = found
@@ -177,18 +180,24 @@ def _result_dtype(source: torch.dtype, dtype: torch.dtype | None, scaled: bool) 
     return dtype
 
 
-def _out(out: Rows, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+def _out(out: Rows, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
     if isinstance(out, np.ndarray) and not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous, got strides {out.strides}")
+    if isinstance(out, np.ndarray) and not out.flags.aligned:
+        raise ValueError("out must be aligned, got an array between the addresses of its numbers")
     place = as_tensor(out, "out")
+    if isinstance(out, Tensor) and place is not out:
+        raise ValueError("out must be plain memory, got a tensor that is conjugated as it is read")
     if tuple(place.shape) != shape:
         raise ValueError(f"out must have shape {shape}, got {tuple(place.shape)}")
     if place.dtype != dtype:
         raise ValueError(f"out must have dtype {dtype}, got {place.dtype}")
     if not place.is_contiguous():
         raise ValueError(f"out must be contiguous, got strides {place.stride()}")
+    if place.device != device:
+        raise ValueError(f"out must be on {device}, got {place.device}")
     return place
 
 
@@ -250,7 +259,7 @@ def _room(m: int, d: int, dtype: torch.dtype) -> Tensor:
     Else half of the time may go into the first touch of every small one.
     """
     if m * d == 0:
-        return torch.empty((m, d), dtype=dtype)
+        return torch.empty((m, d), dtype=dtype, device="cpu")
     bytes_ = torch.from_numpy(np.empty(m * d * dtype.itemsize, np.uint8))
     return bytes_.view(dtype).reshape(m, d)
 

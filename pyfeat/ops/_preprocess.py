@@ -57,7 +57,8 @@ def preprocess(
     Raises
     ------
     TypeError
-        If `image` is neither array nor tensor, or holds no uint8, or `dtype` is another type.
+        If `image` is neither array nor tensor, or holds no uint8, `dtype` is another type, or `out`
+        no tensor.
     ValueError
         If `image` or `out` has another shape, or `out` another dtype, or is not contiguous.
     BackendError
@@ -68,9 +69,9 @@ def preprocess(
     Geometry of mode "crop" is that of torchvision's ``Resize(resize)`` and ``CenterCrop(crop)``:
     the short side becomes `resize`, the long side ``int(resize * long / short)``, and the crop
     starts at ``round((side - crop) / 2)``, ties to even. Mode "stretch" is ``Resize((resize,
-    resize))`` and the same crop. In mode "pad" the sides become ``round(side * resize / long)``, at
-    least 1; `spec.fill` surrounds what is smaller than `crop`, an odd pixel coming last, and what
-    is larger is cut. With `hflip` the result is mirrored.
+    resize))`` and the same crop. In mode "pad" the sides become ``round(side / (long / resize))``,
+    as in timm, at least 1; `spec.fill` surrounds what is smaller than `crop`, an odd pixel coming
+    last, and what is larger is cut. With `hflip` the result is mirrored.
 
     Pixels are those of Pillow's ``Image.resize`` in the pass order of Pillow 12 and earlier, bit
     for bit: first across, then down, with weights w[i, x] = f((x + 1/2 - c[i]) / s) / sum,
@@ -83,8 +84,9 @@ def preprocess(
     255, on noise most of them. Here the order is fixed, so that the identity of a row does not
     depend on the version of Pillow. All other images are equal to Pillow 13's too.
 
-    Memory of "cpp": a few dozen rows of 3 * crop bytes. It releases the GIL and may run in several
-    threads at once. "cuda" and "triton": 3 * crop bytes per source row.
+    Memory: 3 * crop bytes for each source row that survives the crop, `crop` rounded up to a
+    multiple of 64 by "cpp". "cpp" releases the GIL and may run in several threads at once; each
+    keeps the weights of the last few sizes of image.
 
     References
     ----------
@@ -190,6 +192,8 @@ def _check_out(out: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -
         raise TypeError(f"dtype must be one of {list(DTYPES)}, got {dtype}")
     if out is None:
         return
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out must be a Tensor, got {type(out).__name__}")
     if tuple(out.shape) != shape:
         raise ValueError(f"out must have shape {shape}, got {tuple(out.shape)}")
     if out.dtype != dtype:
@@ -233,7 +237,7 @@ def _cpp(images: Sequence[Image], spec: Preprocessing, dtype: torch.dtype, out: 
     )
 
 
-_HOST = torch.empty(0)  # stands for arrays, which are on the CPU
+_HOST = torch.empty(0, device="cpu")  # stands for arrays, which are on the CPU
 
 
 def _refuses(why_not: Callable[..., str | None]) -> Callable[..., str | None]:

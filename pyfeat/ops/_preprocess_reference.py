@@ -26,13 +26,14 @@ def taps_of(cut: Cut, interpolation: str) -> tuple[Tensor, Tensor]:
     scale = cut.n_in / cut.n_out
     stretch = max(scale, 1.0)
     support = RADIUS[interpolation] * stretch
-    i = torch.arange(cut.first, cut.first + cut.count, dtype=torch.float64)[:, None]  # (count, 1)
+    # The device is named: whatever `torch.set_default_device` says, weights are made on the CPU.
+    i = torch.arange(cut.first, cut.first + cut.count, dtype=torch.float64, device="cpu")[:, None]
     centre = (i + 0.5) * scale
     begin = (centre - support + 0.5).floor().clamp(min=0)
     end = (centre + support + 0.5).floor().clamp(max=cut.n_in)
     taps = int((end - begin).max())
     starts = begin.clamp(max=cut.n_in - taps)
-    x = starts + torch.arange(taps, dtype=torch.float64)  # (count, taps)
+    x = starts + torch.arange(taps, dtype=torch.float64, device="cpu")  # (count, taps)
     weights = _filter((x - centre + 0.5) * (1.0 / stretch), interpolation)
     weights = weights * ((x >= begin) & (x < end))
     # Pillow adds from left to right; another order can round a weight to the next integer.
@@ -53,8 +54,8 @@ def _filter(x: Tensor, interpolation: str) -> Tensor:
 def _matrix(cut: Cut, interpolation: str, device: torch.device) -> Tensor:
     """Return W (count, n_in) in float64: sums of its products with bytes stay below 2^53."""
     starts, weights = taps_of(cut, interpolation)
-    columns = starts[:, None] + torch.arange(weights.shape[1])
-    dense = torch.zeros(cut.count, cut.n_in, dtype=torch.float64)
+    columns = starts[:, None] + torch.arange(weights.shape[1], device="cpu")
+    dense = torch.zeros(cut.count, cut.n_in, dtype=torch.float64, device="cpu")
     return dense.scatter_(1, columns, weights.double()).to(device)
 
 
@@ -99,4 +100,4 @@ def reference(
 @lru_cache(maxsize=16)
 def table_of(spec: Preprocessing, dtype: torch.dtype) -> Tensor:
     """Return the result for every byte of every channel, (3, 256): pixels have no other values."""
-    return _normalise(torch.arange(256).expand(3, 256), spec, dtype).contiguous()
+    return _normalise(torch.arange(256, device="cpu").expand(3, 256), spec, dtype).contiguous()

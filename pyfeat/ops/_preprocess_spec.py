@@ -144,7 +144,7 @@ def geometry(h: int, w: int, spec: Preprocessing) -> tuple[int, int, int, int]:
     if spec.mode == "stretch":
         height = width = spec.resize
     elif spec.mode == "pad":
-        ratio = max(h, w) / spec.resize
+        ratio = max(h, w) / spec.resize  # rounded first, as in timm: 450 x 480 to 232 is 217 high
         height, width = max(round(h / ratio), 1), max(round(w / ratio), 1)
     else:
         longer = int(spec.resize * max(h, w) / min(h, w))

@@ -126,8 +126,8 @@ def dequantize_rows(
         If `rows` or `scales` is neither array nor tensor or holds another type, or `dtype` is
         another one.
     ValueError
-        If a shape, or the dtype, device or layout of `out`, is another one; if int8 comes without
-        scales, or floats with them.
+        If a shape, the device of `scales`, or the dtype, device or layout of `out`, is another one;
+        if int8 comes without scales, or floats with them.
     BackendError
         If the backend asked for cannot run; the message says why.
 
@@ -167,6 +167,8 @@ def _checked_scales(scales: Any, rows: Tensor) -> Tensor | None:
         raise TypeError(f"scales must hold float32, got {tensor.dtype}")
     if tuple(tensor.shape) != (len(rows),):
         raise ValueError(f"scales must have shape ({len(rows)},), got {tuple(tensor.shape)}")
+    if tensor.device != rows.device:
+        raise ValueError(f"scales must be on {rows.device}, got {tensor.device}")
     return tensor
 
 
@@ -214,7 +216,7 @@ def _dequantize_cpp(
 
     rows = readable_rows(rows)
     scales = None if scales is None else scales.contiguous()
-    result = torch.empty(rows.shape, dtype=dtype) if out is None else out
+    result: Tensor = empty_out(tuple(rows.shape), dtype, rows.device) if out is None else out
     n, d = rows.shape
     run(
         rows.data_ptr(),

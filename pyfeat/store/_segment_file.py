@@ -13,6 +13,7 @@ from pyfeat.errors import CorruptStoreError
 from pyfeat.store._layout import SAFETENSORS_DTYPE, row_bytes
 
 MAX_HEADER = 1 << 20
+MAX_ROWS = 1 << 48  # the offsets of the tables before the rows fit into 64 bits
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -69,9 +70,11 @@ def open_segment(path: Path, space: Space) -> Segment:
     if not isinstance(metadata, dict) or wanted.items() - metadata.items():
         raise CorruptStoreError(f"{path}, byte 8: the header must hold {wanted}, got {metadata}")
     try:
-        n = int(header["order"]["shape"][0])
-    except (KeyError, TypeError, IndexError, ValueError):
+        n = header["order"]["shape"][0]
+    except (KeyError, TypeError, IndexError):
         raise CorruptStoreError(f"{path}, byte 8: the header has no tensor `order`") from None
+    if not isinstance(n, int) or not 0 <= n <= MAX_ROWS:
+        raise CorruptStoreError(f"{path}, byte 8: {n} is no number of rows")
     if header != expected_header(n, space):
         raise CorruptStoreError(f"{path}, byte 8: the header does not fit the space of its folder")
     offsets = {name: begin + header[name]["data_offsets"][0] for name in header}

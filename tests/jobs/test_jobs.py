@@ -198,6 +198,13 @@ def test_model_refuses_a_backbone_that_changed(trained: Path) -> None:
         predict(trained / "other.safetensors", trained / "photos")
 
 
+def test_model_brings_the_way_its_files_were_decoded(class_folders: Path, tmp_path: Path) -> None:
+    extract(class_folders, tmp_path / "feats", decode="fast")
+    fit(tmp_path / "feats", "folder", tmp_path / "model.safetensors", cv=0)
+    s = predict(tmp_path / "model.safetensors", class_folders, store=tmp_path / "feats")
+    assert (len(s.predictions), s.extraction.computed) == (12, 0)
+
+
 def test_nearest_image_to_an_image_is_itself(trained: Path) -> None:
     assert build_index(trained / "feats", trained / "photos.index") == 12
     query = trained / "photos" / "red" / "3.png"

@@ -123,6 +123,25 @@ def test_explain_finds_the_op():
     assert answers["cuda"] == "image must be on cuda, got cpu"
 
 
+ARRAY = np.ones((1, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        ("pool", (ARRAY[:, :, None, None],)),
+        ("quantize_rows", (ARRAY,)),
+        ("dequantize_rows", (ARRAY.astype(np.int8), ARRAY[:, 0])),
+        ("gather_rows", ([ARRAY], np.zeros(1, int), np.zeros(1, int))),
+    ],
+)
+def test_explain_takes_arrays_as_the_op_does(op, arguments):
+    # It asked them for the device and the gradient of a tensor.
+    reasons = explain(op, *arguments)
+    assert (reasons["cpp"], reasons["reference"]) == ("ok", "ok")
+    assert "cuda" not in reasons or reasons["cuda"].endswith("must be on cuda, got cpu")
+
+
 def test_explain_rejects_an_unknown_op():
     with pytest.raises(ValueError, match=r"op must be one of \[.*'preprocess'.*\], got 'pol'"):
         explain("pol")

@@ -257,7 +257,8 @@ AT = np.zeros(1, np.int64)
         (([X], AT, AT - 1), {}, ValueError, r"rows must be in \[0, 3\) for .*\[0\], got -1 at 0"),
         (([X], AT, AT * 1.0), {}, TypeError, "rows must hold integers, got torch.float64"),
         (([X], AT, AT[:0]), {}, ValueError, r"rows must have shape \(1,\), got \(0,\)"),
-        (([X], AT[None], AT), {}, ValueError, r"which must have shape \(1,\), got \(1, 1\)"),
+        (([X], AT[None], AT), {}, ValueError, r"which must have shape \(m,\), got \(1, 1\)"),
+        (([X], torch.tensor(0), AT), {}, ValueError, r"which must have shape \(m,\), got \(\)"),
         (([X], AT, AT), {"dtype": torch.float64}, ValueError, "dtype must be torch.float16, that"),
         (([X.astype(int)], AT, AT), {"dtype": torch.float32}, TypeError, "sources must be one of"),
         (([X], AT, AT), {"scales": []}, ValueError, "scales must hold one array a source, 1, got"),
@@ -280,6 +281,37 @@ def test_bad_input_is_refused_with_one_sentence(arguments, options, error, messa
         return
     with pytest.raises(error, match=message):
         gather_rows(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (np.zeros(5, np.uint8)[1:].view(np.float16).reshape(1, 2), "out must be aligned"),
+        (torch.zeros(1, 2, dtype=torch.float16, device="meta"), "out must be on cpu, got meta"),
+    ],
+)
+def test_out_elsewhere_is_refused(out, message):
+    with pytest.raises(ValueError, match=message):
+        gather_rows([X], AT, AT, out=out)
+
+
+def test_conjugated_source_is_read_as_its_numbers(backend):
+    # The kernel copied the bytes, and with them the sign that is still to be changed.
+    source = torch.complex(torch.ones(3, 2), torch.ones(3, 2)).conj()
+    got = gather_rows([source], AT, AT, backend=backend.name)
+    assert torch.equal(got, source[:1].clone())
+
+
+def test_conjugated_out_is_refused():
+    out = torch.zeros(1, 2, dtype=torch.complex64).conj()
+    with pytest.raises(ValueError, match="out must be plain memory"):
+        gather_rows([torch.zeros(3, 2, dtype=torch.complex64)], AT, AT, out=out)
+
+
+def test_default_device_of_torch_does_not_matter(backend):
+    with torch.device("meta"):
+        gathered = gather_rows([torch.zeros(3, 2, device="cpu")], AT[:0], AT[:0], dtype=None)
+    assert gathered.device.type == "cpu"
 
 
 def test_read_only_out_is_refused():

@@ -16,6 +16,8 @@ from PIL import Image
 
 from pyfeat._identity import canonical_json
 from pyfeat.ops import Preprocessing, preprocess, preprocess_batch
+from pyfeat.ops._preprocess_reference import table_of
+from pyfeat.ops._preprocess_spec import geometry
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Pixels come back as they were: (v / 255 - 0) / 1, times 255, is v again after rounding.
@@ -183,6 +185,15 @@ def test_stretched_pixels_equal_pillow(backend, rng, shape):
     pixels = np.asarray(pixels.resize((33, 33), FILTERS["bicubic"])).transpose(2, 0, 1)
     got = run(image, spec, backend, dtype=torch.uint8)
     assert np.array_equal(got.numpy(), pixels)
+
+
+def test_padded_sides_round_as_those_of_timm():
+    timm_transforms = pytest.importorskip("timm.data.transforms")
+    to = timm_transforms.ResizeKeepRatio(232, longest=1.0)
+    # 450 * 232 / 480 is a tie, 217.5; 450 / (480 / 232) is less.
+    for h, w in [(450, 480), (480, 450), (221, 272)]:
+        width, height = to(Image.new("RGB", (w, h))).size
+        assert geometry(h, w, Preprocessing(232, 224, mode="pad"))[:2] == (height, width)
 
 
 @pytest.mark.parametrize("crop", [31, 20])
@@ -421,3 +432,21 @@ def test_rejects_dtype():
 def test_rejects_out(out, message):
     with pytest.raises(ValueError, match=message):
         preprocess(np.zeros((4, 4, 3), np.uint8), Preprocessing(8, 4), out=out)
+
+
+def test_out_must_be_a_tensor():
+    with pytest.raises(TypeError, match="out must be a Tensor, got ndarray"):
+        preprocess(
+            np.zeros((4, 4, 3), np.uint8), Preprocessing(8, 4), out=np.zeros((3, 4, 4), np.float32)
+        )
+
+
+@pytest.mark.parametrize("name", ["cpp", "reference"])
+def test_default_device_of_torch_does_not_matter(rng, name):
+    # The look-up table was made on the default device, and its address handed to a CPU kernel.
+    image, spec = noise(rng, (9, 12)), Preprocessing(8, 7)
+    expected = preprocess(image, spec, backend=name)
+    table_of.cache_clear()
+    with torch.device("meta"):
+        got = preprocess(image, spec, backend=name)
+    assert torch.equal(got, expected)

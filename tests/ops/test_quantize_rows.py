@@ -216,6 +216,30 @@ def test_negative_strides_and_read_only_memory():
     assert np.array_equal(quantize_rows(rows, backend="cpp").rows, expected.rows)
 
 
+def test_rows_between_the_addresses_of_floats_are_read():
+    records = np.zeros(4, [("name", "u1"), ("row", "f4", (3,))])
+    records["row"] = rows_of(4, 3).numpy()
+    expected = quantize_rows(records["row"].copy(), backend="reference")
+    assert np.array_equal(quantize_rows(records["row"], backend="cpp").rows, expected.rows)
+
+
+def test_tensor_that_is_negated_as_it_is_read():
+    # The kernel went by the address, where the numbers are that are still to be negated.
+    rows = torch.complex(rows_of(5, 1), rows_of(5, 1)).conj().imag
+    assert rows.is_neg()
+    expected = quantize_rows(rows.clone(), torch.float16, backend="reference")
+    assert torch.equal(quantize_rows(rows, torch.float16, backend="cpp"), expected)
+
+
+@pytest.mark.parametrize("name", ["cpp", "reference"])
+def test_default_device_of_torch_does_not_matter(name):
+    # The result was made on the default device, and its address handed to a CPU kernel.
+    quantized = quantize_rows(rows_of(3, 5))
+    with torch.device("meta"):
+        assert dequantize_rows(*quantized, backend=name).device.type == "cpu"
+        assert quantize_rows(quantized.rows.float(), backend=name).rows.device.type == "cpu"
+
+
 def test_arrays_give_arrays():
     quantized = quantize_rows(rows_of(2, 5).numpy())
     assert isinstance(quantized.rows, np.ndarray)
@@ -330,6 +354,9 @@ def test_rejects_out(out, error, message):
         (torch.ones(1, 3).char(), torch.ones(2), ValueError, r"scales must have shape \(1,\)"),
         (torch.ones(1, 3).char(), torch.ones(1).half(), TypeError, "scales must hold float32"),
         (torch.ones(1, 3).long(), None, TypeError, "rows must hold one of int8, float32"),
+        (torch.ones(1, 3).char(), torch.ones(1, device="meta"), ValueError, "scales must be on"),
+        (torch.eye(3).to_sparse(), None, TypeError, "rows must be a dense tensor, got torch.sp"),
+        (np.ones((1, 3), ">f4"), None, TypeError, "rows must hold numbers that torch knows, got"),
     ],
 )
 def test_rejects_what_cannot_be_dequantised(rows, scales, error, message):

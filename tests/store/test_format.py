@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from pyfeat import FeatureStore, Space
 from pyfeat._core import crc32c
+from pyfeat.errors import StoreWarning
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "store_format.md").read_text()
 KEY = bytes(range(16))
@@ -37,7 +38,8 @@ def tail_by_hand() -> bytes:
     return b"".join(part + struct.pack("<I", crc_bit_by_bit(part)) for part in (head, record))
 
 
-def segment_by_hand() -> bytes:
+def segment_by_hand(n: float = 1) -> bytes:
+    """Return a segment of one row, whose header says that there are n."""
     order = struct.pack("<Q", 0)
     crcs = struct.pack("<I", crc_bit_by_bit(KEY + ROW))
     metadata = {
@@ -50,10 +52,10 @@ def segment_by_hand() -> bytes:
     }
     header = {
         "__metadata__": metadata,
-        "keys": {"dtype": "U8", "shape": [1, 16], "data_offsets": [0, 16]},
-        "order": {"dtype": "U64", "shape": [1], "data_offsets": [16, 24]},
-        "crcs": {"dtype": "U32", "shape": [1], "data_offsets": [24, 28]},
-        "rows": {"dtype": "F32", "shape": [1, 2], "data_offsets": [28, 36]},
+        "keys": {"dtype": "U8", "shape": [n, 16], "data_offsets": [0, 16 * n]},
+        "order": {"dtype": "U64", "shape": [n], "data_offsets": [16 * n, 24 * n]},
+        "crcs": {"dtype": "U32", "shape": [n], "data_offsets": [24 * n, 28 * n]},
+        "rows": {"dtype": "F32", "shape": [n, 2], "data_offsets": [28 * n, 36 * n]},
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)
@@ -118,6 +120,15 @@ def test_segment_built_by_hand_is_read(folder: Path) -> None:
     (folder / "0000000000000001-00000000.safetensors").write_bytes(segment_by_hand())
     got = FeatureStore(folder.parents[1], mode="r").get([KEY])
     np.testing.assert_array_equal(got, [[1.0, -2.0]])
+
+
+@pytest.mark.parametrize("n", [-1, 1 << 60, float("inf")])
+def test_segment_of_an_impossible_number_of_rows_is_left_out(folder: Path, n: float) -> None:
+    # A negative or huge number went on to the native module, infinity to int(): the store did not
+    # open at all.
+    (folder / "0000000000000001-00000000.safetensors").write_bytes(segment_by_hand(n))
+    with pytest.warns(StoreWarning, match="a segment is left out: .* is no number of rows"):
+        FeatureStore(folder.parents[1], mode="r")
 
 
 def test_written_tail_and_segment_are_those_built_by_hand(tmp_path: Path) -> None:
