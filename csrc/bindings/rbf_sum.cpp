@@ -53,8 +53,8 @@ struct Found {
 
   TileSide side(const Block& block) {
     weights = block.weights;
-    sums.resize(weights.size());
-    pulls.resize(weights.size());
+    sums.assign(weights.size(), 0.0f);
+    pulls.assign(weights.size(), 0.0f);
     return {block.count, block.norms.data(), weights.data(), sums.data(), pulls.data()};
   }
 };
@@ -108,15 +108,12 @@ class Worker {
   }
 
   // Adds what the tile says of the rows of `own` to them; `across`: they are its columns.
-  void deliver(const Side& side, const Block& own, Found& found, const Side& other_side,
+  void deliver(const Side& side, const Block& own, const Found& found, const Side& other_side,
                const Block& other, const Target& to, bool across) {
     if (p_.wanted == Wanted::kValue) return;
     for (Index i = 0; i < own.count; ++i) {
       to.sums[own.first + i] += found.sums[i];
-      found.sums[i] = 0;
-      if (!p_.gradient()) continue;
-      to.pulls[own.first + i] += found.pulls[i];
-      found.pulls[i] = 0;
+      if (p_.gradient()) to.pulls[own.first + i] += found.pulls[i];
     }
     if (!p_.gradient()) return;
     float* gradient = to.gradient + own.first * p_.d;
@@ -199,8 +196,8 @@ double run_pairs(const Problem& p, const Sample& left, const Sample& right, bool
     if (p.wanted != Wanted::kValue) turns.wait(task);
     const Target to_rows = to_left.copy(pair.left_copy);
     const Target to_columns = within ? to_rows : to_right.copy(pair.right_copy);
-    const double value = workers[thread]->run(left, pair.left, to_rows, right, pair.right,
-                                              to_columns, same);
+    const double value =
+        workers[thread]->run(left, pair.left, to_rows, right, pair.right, to_columns, same);
     values[task] = within && !same ? 2 * value : value;
   });
   double total = 0;
@@ -218,8 +215,8 @@ double run(const Problem& p, const Side& x, const Side* other, std::size_t threa
   const Index left_copies = lefts.count <= rights.count ? copies : 1;
   const Index right_copies = lefts.count <= rights.count ? 1 : copies;
   Targets to_x(x, p.d, p.wanted, left_copies), to_y(right.side, p.d, p.wanted, right_copies);
-  const std::vector<Pair> pairs = other ? pairs_between(lefts.count, rights.count, copies)
-                                        : pairs_within(lefts.count);
+  const std::vector<Pair> pairs =
+      other ? pairs_between(lefts.count, rights.count, copies) : pairs_within(lefts.count);
 
   const double work = static_cast<double>(x.count) * right.side.count * (p.d + 16);
   threads = worthwhile_threads(threads, work, kPairWork);

@@ -60,7 +60,8 @@ class Sample {
     kept_.resize(divide_up(side.count, cut.block()));
     std::vector<Floats> centred(threads);
     parallel(kept_.size(), threads, [&](std::size_t block, std::size_t thread) {
-      prepare(static_cast<Index>(block) * cut.block(), left_, right_, centred[thread], kept_[block]);
+      prepare(static_cast<Index>(block) * cut.block(), left_, right_, centred[thread],
+              kept_[block]);
     });
   }
 
