@@ -12,7 +12,7 @@ namespace pyfeat {
 
 using Floats = std::vector<float>;
 
-constexpr Index kKeptNumbers = 1 << 24;  // packed numbers of a side that are kept for a whole call
+constexpr Index kKeptNumbers = 1 << 23;  // packed numbers of a side that are kept for a whole call
 
 struct Side {
   const float* data;
