@@ -1,11 +1,10 @@
 // `rbf_sum` over chunks of rows against chunks of rows: who works on which tile, and with what
 // room.
 //
-// A round is a set of pairs of chunks in which no chunk occurs twice, so that threads add to sums
-// and gradients of their own rows without locks. Rounds and chunks depend on the shape alone: the
-// result has the same bits for any number of threads.
-#include "../cpu/rbf_sum.h"
-
+// A round is a set of pairs of chunks in which no chunk occurs twice. Threads take the pairs in
+// that order; one waits for the earlier pairs of its two chunks, so that no two threads add to the
+// same rows. Rounds and chunks depend on the shape alone: the result has the same bits for any
+// number of threads.
 #include <pybind11/stl.h>
 
 #include <array>
@@ -18,41 +17,15 @@
 #include <xmmintrin.h>
 #endif
 
-#include "../cpu/dispatch.h"
-#include "../parallel.h"
 #include "bindings.h"
-#include "rbf_sum_rounds.h"
+#include "rbf_sum_blocks.h"
 
 namespace py = pybind11;
 
 namespace pyfeat {
 namespace {
 
-using Floats = std::vector<float>;
-
-constexpr double kPairWork = 2e5;  // multiplications that are worth a thread
-
-struct Side {
-  const float* data;
-  Index count;
-  const float* weights;
-  double* sums;
-  float* gradient;
-};
-
-struct Problem {
-  PairForm form;
-  Index d;
-  const float* centre;
-  Wanted wanted;
-  bool leave_out;
-  GemmShape panels;
-  Index stride;
-
-  bool gradient() const { return wanted == Wanted::kGradient; }
-  bool euclidean() const { return form.kind == PairKernel::kGaussian; }
-  bool laplacian() const { return form.kind == PairKernel::kLaplacian; }
-};
+constexpr double kPairWork = 2e6;  // multiplications that are worth a thread
 
 // Weights times tiny kernel values may be subnormal, which some CPUs multiply slowly: they become
 // 0.
@@ -67,16 +40,6 @@ class NoSubnormals {
 #endif
 };
 
-// Rows of one side of a tile, centred, packed and weighed.
-struct Block {
-  Index first = 0, count = 0;
-  Floats packed;  // rows, for products along d
-  Floats turned;  // features, for products along the rows
-  Floats norms, weights, sums, pulls;
-
-  TileSide side() { return {count, norms.data(), weights.data(), sums.data(), pulls.data()}; }
-};
-
 // Where a tile adds what it found: `sums` and the others start at row 0 of the side.
 struct Target {
   double* sums;
@@ -84,81 +47,73 @@ struct Target {
   float* gradient;
 };
 
+// What one tile says of one of its sides, whole vectors each.
+struct Found {
+  Floats weights, sums, pulls;
+
+  TileSide side(const Block& block) {
+    weights = block.weights;
+    sums.assign(weights.size(), 0.0f);
+    pulls.assign(weights.size(), 0.0f);
+    return {block.count, block.norms.data(), weights.data(), sums.data(), pulls.data()};
+  }
+};
+
 // One thread's room.
 class Worker {
  public:
-  explicit Worker(const Problem& problem) : p_(problem), centred_(kBlock * p_.d) {
+  explicit Worker(const Problem& problem) : p_(problem) {
     tile_.resize(round_up(kBlock, p_.panels.mr) * p_.stride);
-    if (p_.gradient() && !p_.laplacian())
+    if (p_.turns())
       coefficients_.resize(packed_size(kBlock, p_.stride, PYFEAT_KERNEL(gemm_shape)().mr));
   }
 
-  // The sum over all rows of one chunk of the left side and one of the right; `same`: they are one.
-  double run(const Side& left, const Cut& lefts, Index l, const Target& to_left, const Side& right,
-             const Cut& rights, Index r, const Target& to_right, bool same) {
-    const Index wide = rights.block(), tall = lefts.block();
-    const Index count = divide_up(rights.end(r) - rights.first(r), wide);
-    if (columns_.size() < static_cast<std::size_t>(count)) columns_.resize(count);
-    for (Index j = 0; j < count; ++j) {
-      const Index first = rights.first(r) + j * wide;
-      prepare(columns_[j], right, first, std::min(wide, rights.end(r) - first), p_.panels.nr);
-    }
+  // The sum over all rows of chunk l of the left sample and chunk r of the right one; `same`: they
+  // are one.
+  double run(const Sample& left, Index l, const Target& to_left, const Sample& right, Index r,
+             const Target& to_right, bool same) {
+    const Index wide = right.cut.block(), tall = left.cut.block();
+    const Index count = divide_up(right.cut.end(r) - right.cut.first(r), wide);
+    if (own_.size() < static_cast<std::size_t>(count)) own_.resize(count);
+    std::vector<const Block*> columns(count);
+    for (Index j = 0; j < count; ++j)
+      columns[j] = &right.take(right.cut.first(r) + j * wide, false, centred_, own_[j]);
     double total = 0;
-    for (Index i = 0, first = lefts.first(l); first < lefts.end(l); ++i, first += tall) {
-      prepare(rows_, left, first, std::min(tall, lefts.end(l) - first), p_.panels.mr);
+    for (Index i = 0, first = left.cut.first(l); first < left.cut.end(l); ++i, first += tall) {
+      const Block& rows = left.take(first, true, centred_, own_rows_);
       for (Index j = same ? i : 0; j < count; ++j) {
         const bool diagonal = same && i == j;
-        const double sum = multiply(rows_, columns_[j], diagonal);
+        const double sum = multiply(rows, *columns[j], diagonal);
         total += same && !diagonal ? 2 * sum : sum;
-        deliver(left, rows_, right, columns_[j], to_left, false);
-        if (!diagonal) deliver(right, columns_[j], left, rows_, to_right, true);
+        deliver(left.side, rows, of_rows_, right.side, *columns[j], to_left, false);
+        if (!diagonal)
+          deliver(right.side, *columns[j], of_columns_, left.side, rows, to_right, true);
       }
     }
     return total;
   }
 
  private:
-  void prepare(Block& block, const Side& side, Index first, Index count, int panel) {
-    const float* from = side.data + first * p_.d;
-    block.first = first;
-    block.count = count;
-    block.packed.resize(packed_size(kBlock, p_.d, panel));
-    for (Floats* values : {&block.norms, &block.weights, &block.sums, &block.pulls})
-      values->assign(p_.stride, 0.0f);
-    std::copy_n(side.weights + first, count, block.weights.data());
-    PYFEAT_KERNEL(rbf_centre)(from, count, p_.d, p_.centre, centred_.data(), block.norms.data());
-    const Rows rows{centred_.data(), Item::kFloat32, p_.d, 1, nullptr};
-    PYFEAT_KERNEL(gemm_pack)(rows, count, p_.d, panel, block.packed.data());
-    if (!p_.gradient() || p_.laplacian()) return;
-    const int wide = PYFEAT_KERNEL(gemm_shape)().nr;
-    block.turned.resize(packed_size(p_.d, kBlock, wide));
-    const Rows features{centred_.data(), Item::kFloat32, 1, p_.d, nullptr};
-    PYFEAT_KERNEL(gemm_pack)(features, p_.d, count, wide, block.turned.data());
-  }
-
-  // Leaves the coefficients in the tile and the sums in the blocks.
-  double multiply(Block& rows, Block& columns, bool diagonal) {
+  // Leaves the coefficients in the tile.
+  double multiply(const Block& rows, const Block& columns, bool diagonal) {
     const Index m = round_up(rows.count, p_.panels.mr), n = round_up(columns.count, p_.panels.nr);
     if (p_.laplacian())
-      PYFEAT_KERNEL(rbf_distances)(m, n, p_.d, rows.packed.data(), columns.packed.data(),
+      PYFEAT_KERNEL(rbf_distances)(m, n, p_.d, rows.rows.data(), columns.columns.data(),
                                    tile_.data(), p_.stride);
     else
-      PYFEAT_KERNEL(gemm_packed)(m, n, p_.d, rows.packed.data(), columns.packed.data(), false,
+      PYFEAT_KERNEL(gemm_packed)(m, n, p_.d, rows.rows.data(), columns.columns.data(), false,
                                  tile_.data(), p_.stride);
-    return PYFEAT_KERNEL(rbf_tile)(p_.form, rows.side(), columns.side(), tile_.data(), p_.stride,
-                                   p_.wanted, diagonal, p_.leave_out);
+    return PYFEAT_KERNEL(rbf_tile)(p_.form, of_rows_.side(rows), of_columns_.side(columns),
+                                   tile_.data(), p_.stride, p_.wanted, diagonal, p_.leave_out);
   }
 
   // Adds what the tile says of the rows of `own` to them; `across`: they are its columns.
-  void deliver(const Side& side, Block& own, const Side& other_side, const Block& other,
-               const Target& to, bool across) {
+  void deliver(const Side& side, const Block& own, const Found& found, const Side& other_side,
+               const Block& other, const Target& to, bool across) {
     if (p_.wanted == Wanted::kValue) return;
     for (Index i = 0; i < own.count; ++i) {
-      to.sums[own.first + i] += own.sums[i];
-      own.sums[i] = 0;
-      if (!p_.gradient()) continue;
-      to.pulls[own.first + i] += own.pulls[i];
-      own.pulls[i] = 0;
+      to.sums[own.first + i] += found.sums[i];
+      if (p_.gradient()) to.pulls[own.first + i] += found.pulls[i];
     }
     if (!p_.gradient()) return;
     float* gradient = to.gradient + own.first * p_.d;
@@ -178,8 +133,9 @@ class Worker {
 
   const Problem& p_;
   Floats centred_, tile_, coefficients_;
-  Block rows_;
-  std::vector<Block> columns_;
+  Found of_rows_, of_columns_;
+  Block own_rows_;
+  std::vector<Block> own_;
 };
 
 // Sums and gradients of a side, `copies` times; the first copy is where the result belongs.
@@ -224,38 +180,49 @@ class Targets {
   Floats gradients_;
 };
 
+// All pairs of chunks; returns the sum of their values.
+double run_pairs(const Problem& p, const Sample& left, const Sample& right, bool within,
+                 const std::vector<Pair>& pairs, Targets& to_left, Targets& to_right,
+                 std::size_t threads) {
+  std::vector<std::unique_ptr<Worker>> workers(threads);
+  std::vector<double> values(pairs.size());
+  Turns turns(pairs, left.cut.count, right.cut.count, within);
+  parallel(pairs.size(), threads, [&](std::size_t task, std::size_t thread) {
+    const NoSubnormals fast;
+    const Pair& pair = pairs[task];
+    const bool same = within && pair.left == pair.right;
+    const Turns::End end(turns, task);
+    if (!workers[thread]) workers[thread] = std::make_unique<Worker>(p);
+    if (p.wanted != Wanted::kValue) turns.wait(task);
+    const Target to_rows = to_left.copy(pair.left_copy);
+    const Target to_columns = within ? to_rows : to_right.copy(pair.right_copy);
+    const double value =
+        workers[thread]->run(left, pair.left, to_rows, right, pair.right, to_columns, same);
+    values[task] = within && !same ? 2 * value : value;
+  });
+  double total = 0;
+  for (const double value : values) total += value;
+  return total;
+}
+
 double run(const Problem& p, const Side& x, const Side* other, std::size_t threads) {
-  const Side& y = other ? *other : x;
-  const Cut lefts(x.count, p.d), rights(y.count, p.d);
+  Sample left(p, x, true, !other), own_right(p, other ? *other : x, false, true);
+  Sample& right = other ? own_right : left;
+  const Cut &lefts = left.cut, &rights = right.cut;
   const Index few = std::min(lefts.count, rights.count), many = std::max(lefts.count, rights.count);
   const bool doubled = other && p.wanted != Wanted::kValue && few < kChunks;
   const Index copies = doubled ? std::max<Index>(1, std::min(kChunks / few, many / few)) : 1;
   const Index left_copies = lefts.count <= rights.count ? copies : 1;
   const Index right_copies = lefts.count <= rights.count ? 1 : copies;
-  Targets to_x(x, p.d, p.wanted, left_copies), to_y(y, p.d, p.wanted, right_copies);
-  Rounds rounds =
-      other ? rounds_between(lefts.count, rights.count, copies) : rounds_within(lefts.count);
-  if (p.wanted == Wanted::kValue) rounds = all_at_once(rounds);
+  Targets to_x(x, p.d, p.wanted, left_copies), to_y(right.side, p.d, p.wanted, right_copies);
+  const std::vector<Pair> pairs =
+      other ? pairs_between(lefts.count, rights.count, copies) : pairs_within(lefts.count);
 
-  const double work = static_cast<double>(x.count) * y.count * (p.d + 16);
-  threads = worthwhile_threads(threads, work, kPairWork * rounds.size());
-  std::vector<std::unique_ptr<Worker>> workers(threads);
-  double total = 0;
-  for (const auto& round : rounds) {
-    std::vector<double> values(round.size());
-    parallel(round.size(), threads, [&](std::size_t task, std::size_t thread) {
-      const NoSubnormals fast;
-      const Pair& pair = round[task];
-      if (!workers[thread]) workers[thread] = std::make_unique<Worker>(p);
-      const bool same = !other && pair.left == pair.right;
-      const Target left = to_x.copy(left_copies > 1 ? pair.copy : 0);
-      const Target right = other ? to_y.copy(right_copies > 1 ? pair.copy : 0) : left;
-      values[task] =
-          workers[thread]->run(x, lefts, pair.left, left, y, rights, pair.right, right, same);
-      if (!other && !same) values[task] *= 2;
-    });
-    for (const double value : values) total += value;
-  }
+  const double work = static_cast<double>(x.count) * right.side.count * (p.d + 16);
+  threads = worthwhile_threads(threads, work, kPairWork);
+  left.keep(threads);
+  if (other) right.keep(threads);
+  const double total = run_pairs(p, left, right, !other, pairs, to_x, to_y, threads);
   if (p.wanted == Wanted::kValue) return total;
   const auto finish = [&](Targets& targets, const Cut& cut, Index side_copies) {
     parallel(cut.count, threads, [&](std::size_t chunk, std::size_t) {

@@ -145,14 +145,37 @@ void pack(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel, f
   }
 }
 
+// One panel of float32 rows side by side in memory; whole vectors are written where what follows
+// in the panel is written later.
+float* copy_panel(const float* from, std::ptrdiff_t stride, std::ptrdiff_t steps, int there,
+                  int panel, float* out) {
+  for (std::ptrdiff_t step = 0; step < steps; ++step, from += stride, out += panel)
+    for (int r = 0; r < panel; r += kWidth) {
+      const int left = panel - r, real = there - r < 0 ? 0 : there - r;
+      const Floats v = real < kWidth ? load_some(from + r, real) : load_floats(from + r);
+      if (left < kWidth && step + 1 == steps)
+        store_some(out + r, v, left);
+      else
+        store_floats(out + r, v);
+    }
+  return out;
+}
+
 // For rows side by side in memory: nothing has to be turned.
 void pack_in_order(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel,
                    float* out) {
+  const bool plain = rows.item == Item::kFloat32 && !rows.scales;
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t end = smaller(k, k0 + kKc);
     for (std::ptrdiff_t first = 0; first < count; first += panel) {
       const int there = static_cast<int>(smaller(count - first, panel));
       const void* column = skip_items(rows.data, rows.item, first);
+      if (plain) {
+        const void* from = skip_items(column, rows.item, k0 * rows.depth_stride);
+        out = copy_panel(static_cast<const float*>(from), rows.depth_stride, end - k0, there, panel,
+                         out);
+        continue;
+      }
       for (std::ptrdiff_t at = k0; at < end; ++at, out += panel) {
         to_floats(skip_items(column, rows.item, at * rows.depth_stride), rows.item, there, 1.0f,
                   out);

@@ -116,8 +116,9 @@ def rbf_sum(
     float32 are infinite; those below 1e-38 may count as 0.
 
     Memory of "cpp", besides the results: per thread about 8 bytes for each number of at most 1120
-    rows, twice that for the gradient with respect to rows, but never n * m. It releases the GIL
-    and gives the same bits for any number of threads.
+    rows, twice that for the gradient with respect to rows; and at most 32 MiB for each of X and Y,
+    whose rows are packed once where that is enough; but never n * m. It releases the GIL and gives
+    the same bits for any number of threads.
 
     References
     ----------
