@@ -98,7 +98,7 @@ def why_not_triton(**tensors: Tensor | None) -> str | None:
 
 def _why_not_on(where: str, tensors: dict[str, Tensor | None]) -> str | None:
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.device.type != where:
+        if isinstance(tensor, Tensor) and tensor.device.type != where:
             return f"{name} must be on {where}, got {tensor.device}"
     return None
 
@@ -107,6 +107,6 @@ def _why_gradient(tensors: dict[str, Tensor | None]) -> str | None:
     if not torch.is_grad_enabled():
         return None
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.requires_grad:
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
             return f"{name} must not require a gradient: this backend has no backward"
     return None

@@ -123,6 +123,22 @@ def test_explain_finds_the_op():
     assert answers["cuda"] == "image must be on cuda, got cpu"
 
 
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        ("moments", (np.ones((3, 2), np.float32), np.ones(3))),
+        ("rbf_sum", (np.ones((3, 2), np.float32), None, pyfeat.ops.Gaussian(1.0))),
+        ("softmax_xent", (np.ones((3, 2), np.float32), np.zeros(3, int), np.zeros((1, 2, 3)))),
+        ("topk", (np.ones((3, 2), np.float32), np.ones((3, 2), np.int8), 1, "ip", None)),
+    ],
+)
+def test_explain_takes_arrays_as_the_ops_do(op, arguments):
+    # Bug: AttributeError where a backend asked an array for its device, or "ok" from one for a GPU.
+    answers = explain(op, *arguments)
+    assert answers["cpp"] == answers["reference"] == "ok"
+    assert "must be on cuda, got cpu" in answers["triton"]
+
+
 def test_explain_rejects_an_unknown_op():
     with pytest.raises(ValueError, match=r"op must be one of \[.*'preprocess'.*\], got 'pol'"):
         explain("pol")
