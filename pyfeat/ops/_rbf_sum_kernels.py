@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_PARAMETER = 1e37  # in float32, times the degree: an infinite gamma times 0 would be NaN
+# Of a gamma, coef0 or degree * gamma in float32: an infinite one times 0 would be NaN, and one near
+# the end would show what distances lose below 1e-38.
+MOST_PARAMETER = 1e30
 _CHAIN = 32.0  # a term squared from an exp has that exp's relative error this many times at most
 
 
