@@ -18,6 +18,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,17 @@ class _Contestant:
         pickle.dump((factory, arguments), self.child.stdin)
         self.child.stdin.flush()
         weakref.finalize(self, self.child.kill)  # at exit too
+        self.factory = factory
 
     def __call__(self) -> Any:
-        self.child.stdin.write(b"\n")
-        self.child.stdin.flush()
-        return pickle.load(self.child.stdout)
+        try:
+            self.child.stdin.write(b"\n")
+            self.child.stdin.flush()
+            return pickle.load(self.child.stdout)
+        except (BrokenPipeError, EOFError) as error:
+            with suppress(BrokenPipeError), self.child:  # closes its pipes
+                pass
+            raise RuntimeError(f"the process of {self.factory!r} ended: see above") from error
 
 
 def _serve() -> None:

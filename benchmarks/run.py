@@ -209,7 +209,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, no table")
-    parser.add_argument("--rounds", type=int, default=30, help="samples of each contestant")
+    parser.add_argument(
+        "--rounds", type=int, help="samples of each contestant, by default 30, or 3 with --quick"
+    )
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="begin no case of a benchmark after N s"
     )
@@ -221,7 +223,7 @@ def main(arguments: list[str]) -> int:
         help=f"of pyfeat's contestants only these: {', '.join(BACKENDS)}; nothing is saved",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="only cases on this device")
-    parser.add_argument("--quick", action="store_true", help="few cases, 3 rounds, nothing saved")
+    parser.add_argument("--quick", action="store_true", help="few cases and rounds, nothing saved")
     parser.add_argument("--no-save", action="store_true", help="write no file")
     options = parser.parse_args(arguments)
     if options.list:
@@ -232,19 +234,14 @@ def main(arguments: list[str]) -> int:
         parser.error(
             f"NAME must be all or one of {names()}, got {sorted(unknown) if wanted else []}"
         )
-    if options.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    rounds = (3 if options.quick else 30) if options.rounds is None else options.rounds
+    if rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {rounds}")
     try:
         num_threads()
     except ValueError as error:
         parser.error(str(error))
-    plan = Plan(
-        3 if options.quick else options.rounds,
-        options.quick,
-        options.seconds,
-        options.backends,
-        options.device,
-    )
+    plan = Plan(rounds, options.quick, options.seconds, options.backends, options.device)
     wrong = 0
     for name in wanted:
         report = run(name, plan)

@@ -10,7 +10,6 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -44,8 +43,8 @@ void parallel(std::size_t chunks, std::size_t threads, const Work& work) {
   helpers.reserve(threads - 1);
   try {
     for (std::size_t t = 1; t < threads; ++t) helpers.emplace_back(run, t);
-  } catch (const std::system_error&) {
-    // No more threads to be had: those there are do the work.
+  } catch (const std::exception&) {
+    // No more threads to be had, or no memory for one: those there are do the work.
   }
   run(0);
   for (std::thread& helper : helpers) helper.join();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 # Below this, a second thread wins little on an idle machine and loses seconds on a busy one.
 THREADED_EIGH_COLUMNS = 1000
+# The limit is the process's: two callers at once would put back each other's.
+_limiting = threading.Lock()
 
 
 def symmetric_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,8 +43,10 @@ def symmetric_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     if not matrix.is_cpu:
         values, vectors = torch.linalg.eigh(matrix)
         return values, vectors
-    limit = 1 if len(matrix) < THREADED_EIGH_COLUMNS else None
-    with _thread_pools().limit(limits=limit, user_api="blas"):
+    if len(matrix) < THREADED_EIGH_COLUMNS:
+        with _limiting, _thread_pools().limit(limits=1, user_api="blas"):
+            found = np.linalg.eigh(matrix.numpy())
+    else:
         found = np.linalg.eigh(matrix.numpy())
     return torch.from_numpy(found.eigenvalues), torch.from_numpy(found.eigenvectors)
 

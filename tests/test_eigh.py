@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -38,4 +40,14 @@ def test_the_number_of_threads_is_put_back():
     with threadpool_limits(2, user_api="blas"):
         before = threadpool_info()
         symmetric_eigh(torch.eye(3, dtype=torch.float64))
+        assert threadpool_info() == before
+
+
+def test_callers_at_once_put_back_the_number_of_threads():
+    # Bug: each put back what it had found, one of them the limit of another.
+    matrix = torch.eye(60, dtype=torch.float64)
+    with threadpool_limits(2, user_api="blas"):
+        before = threadpool_info()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: symmetric_eigh(matrix), range(200)))
         assert threadpool_info() == before

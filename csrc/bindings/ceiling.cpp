@@ -1,6 +1,7 @@
 // What this machine can do at most, measured: FLOP and bytes read a second.
 #include "../cpu/ceiling.h"
 
+#include <algorithm>
 #include <chrono>
 #include <vector>
 
@@ -25,6 +26,7 @@ double seconds(std::size_t threads, const Work& work) {
 
 double flop_per_second(bool bf16, std::size_t threads) {
   const py::gil_scoped_release unlocked;
+  threads = std::max<std::size_t>(threads, 1);
   std::vector<float> out(threads);
   std::vector<double> flop(threads);
   const double time = seconds(threads, [&](std::size_t t) {
@@ -35,6 +37,7 @@ double flop_per_second(bool bf16, std::size_t threads) {
 
 double bytes_read_per_second(std::size_t threads) {
   const py::gil_scoped_release unlocked;
+  threads = std::max<std::size_t>(threads, 1);
   const std::vector<float> numbers(kNumbers * threads, 1.0f);
   std::vector<float> out(threads);
   double best = 0;

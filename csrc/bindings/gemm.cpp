@@ -65,6 +65,7 @@ void multiply(const Rows& a, const Rows& b, std::ptrdiff_t m, std::ptrdiff_t n, 
 void gemm(std::uintptr_t a, std::uintptr_t b, std::uintptr_t c, std::ptrdiff_t m, std::ptrdiff_t n,
           std::ptrdiff_t k, int item, bool bf16, std::size_t threads) {
   const py::gil_scoped_release unlocked;
+  threads = std::max<std::size_t>(threads, 1);
   const Rows left{reinterpret_cast<const void*>(a), static_cast<Item>(item), k, 1, nullptr};
   const Rows right{reinterpret_cast<const void*>(b), static_cast<Item>(item), k, 1, nullptr};
   float* out = reinterpret_cast<float*>(c);

@@ -68,14 +68,6 @@ static inline float sum_of(Floats v) {
     for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
   return parts[0];
 }
-static inline float max_of(Floats v) {
-  float parts[kWidth];
-  store_floats(parts, v);
-  for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i)
-      parts[i] = parts[i + half] > parts[i] ? parts[i + half] : parts[i];
-  return parts[0];
-}
 
 // exp(x), relative error below 1.5e-7; 0 below -87.3, infinity above 88.7, NaN stays NaN.
 //

@@ -53,7 +53,7 @@ def _bench(
         ),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Samples of each contestant; by default 30.")
+        int | None, typer.Option(min=1, help="Samples of each contestant; by default 30, or 3.")
     ] = None,
     json_out: Json = False,
 ) -> int:

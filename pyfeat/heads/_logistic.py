@@ -71,7 +71,8 @@ class LogisticHead(LinearScores, ClassifierMixin, BaseEstimator):  # type: ignor
     preconditioned by the curvature at coef = 0, so that columns of different scale, or correlated
     ones, need no scaler; the penalty stays on `coef_` as returned. Products run in float32 (float64
     for float64 rows), sums over blocks and the parameters in float64. Memory beyond X: one block of
-    rows, 22 times the parameters, and (d, d) where that pays.
+    rows, 22 times the parameters, (d, d) where that pays, and a copy of X if its rows do not lie
+    one after another, as in a pandas frame.
 
     `tol` bounds the root mean square over the rows of the change of a class's score, in the step
     that the guess of the Hessian (class blocks h Cov + I / (C n), h the mean of p (1 - p)) makes of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,7 +106,7 @@ def objective(problem: Problem, centre: Tensor) -> Objective:
     -----
     See `softmax_xent`, which an array or tensor is handed to whole, a stream block by block.
     """
-    X, d = problem.X, problem.X.shape[1]
+    X, d = _row_after_row(problem.X), problem.X.shape[1]
 
     def evaluate(theta: Tensor) -> tuple[float, Tensor, Tensor]:
         low = theta[None]
@@ -124,6 +125,13 @@ def objective(problem: Problem, centre: Tensor) -> Objective:
         return loss, gradient, spread
 
     return evaluate
+
+
+def _row_after_row(X: Rows) -> Rows:
+    """Return X, copied if its rows lie apart or across: else every pass would copy it."""
+    if isinstance(X, Tensor):
+        return X.contiguous()
+    return X if is_stream(X) else np.ascontiguousarray(X)
 
 
 def _parts(X: Rows) -> Iterable[tuple[slice | Tensor, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pyfeat.ops import (
     _decode,
     _gather_rows,
@@ -15,6 +17,7 @@ from pyfeat.ops import (
     _softmax_xent,
     _topk,
 )
+from pyfeat.ops._check import as_tensor
 from pyfeat.ops._dispatch import explain_backends
 
 BACKENDS_OF = {
@@ -60,4 +63,5 @@ def explain(op: str, *args: Any) -> dict[str, str]:
     """
     if op not in BACKENDS_OF:
         raise ValueError(f"op must be one of {sorted(BACKENDS_OF)}, got {op!r}")
-    return explain_backends(BACKENDS_OF[op], *args)
+    tensors = (as_tensor(a, "argument") if isinstance(a, np.ndarray) else a for a in args)
+    return explain_backends(BACKENDS_OF[op], *tensors)

@@ -75,7 +75,7 @@ def moments(
     float64. The others centre and multiply in float32, in chunks of at most some thousand rows,
     and add the chunks up in float64: the error of scatter[i, j] is below 4e-5 *
     sqrt(scatter[i, i] scatter[j, j]) and as a rule a hundredth of that. They want squares that add
-    up in float32. float64 rows go to "reference".
+    up in float32, and weights from 1e-30 to 1e30. float64 rows go to "reference".
 
     Rows of float16, bfloat16 and int8 are read as they are stored. With groups, the rows of a
     block are read in the order of their groups. "cpp": half the products, those on and above the
@@ -135,6 +135,8 @@ def _numbers(values: Any, name: str, n: int, device: torch.device) -> Tensor | N
         raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
     if tensor.dtype == torch.bool:
         return tensor
+    if not tensor.is_floating_point():
+        tensor = tensor.double()  # torch has no comparisons of the longer unsigned integers
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     if name == "weights" and bool((tensor < 0).any()):
@@ -153,8 +155,13 @@ def _labels(
     labels = as_tensor(groups, "groups").to(device)
     if tuple(labels.shape) != (n,):
         raise ValueError(f"groups must have shape ({n},), got {tuple(labels.shape)}")
-    if labels.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"groups must hold integers, got {labels.dtype}")
+    if labels.dtype == torch.uint64:
+        raise TypeError("groups must hold integers that int64 holds, got torch.uint64")
+    labels = labels.long()
+    if n_groups is not None and not isinstance(n_groups, int | np.integer):
+        raise TypeError(f"n_groups must be an integer, got {n_groups!r}")
     largest = int(labels.max()) if n else -1
     if n_groups is None:
         n_groups = largest + 1
@@ -162,7 +169,7 @@ def _labels(
         raise ValueError(f"n_groups must be at least 1, got {n_groups}")
     if largest >= n_groups:
         raise ValueError(f"groups must be below n_groups={n_groups}, got {largest}")
-    return labels.long(), n_groups
+    return labels, int(n_groups)
 
 
 def _check_result(
@@ -202,7 +209,7 @@ def _triton_refuses(
 ) -> str | None:
     if is_stream(X):
         return "X must be an array or a tensor, got a stream"
-    return why_not_float32(X) or why_not_triton(
+    return why_not_float32(X, weights) or why_not_triton(
         **tensors_of(X=X, weights=weights, groups=groups, scales=scales)
     )
 

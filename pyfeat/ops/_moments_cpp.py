@@ -17,6 +17,7 @@ ITEMS = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3}
 # rows at least. Every block of every group costs one pass over its d x d sums.
 BLOCK_BYTES = 64 << 20
 BLOCK_ROWS = 4096
+LEAST_WEIGHT, MOST_WEIGHT = 1e-30, 1e30
 
 
 def sorted_rows(
@@ -121,15 +122,19 @@ def cpp_refuses(
 ) -> str | None:
     """Return why the backend "cpp" cannot take these arguments, or None."""
     tensors = tensors_of(X=X, weights=weights, groups=groups, scales=scales)
-    return why_not_float32(X) or why_not_cpp(**tensors) or why_no_core()
+    return why_not_float32(X, weights) or why_not_cpp(**tensors) or why_no_core()
 
 
-def why_not_float32(X: Any) -> str | None:
-    """Return why the rows of X cannot be multiplied in float32, or None."""
+def why_not_float32(X: Any, weights: Any) -> str | None:
+    """Return why the rows of X cannot be weighed and multiplied in float32, or None."""
     kind = str(X.dtype).removeprefix("torch.")
-    if kind in ITEMS:
-        return None
-    return f"X must be one of {[*ITEMS]}, got {kind}: this backend multiplies in float32"
+    if kind not in ITEMS:
+        return f"X must be one of {[*ITEMS]}, got {kind}: this backend multiplies in float32"
+    if isinstance(weights, Tensor) and weights.numel() and weights.dtype != torch.bool:
+        low, high = LEAST_WEIGHT, MOST_WEIGHT
+        if bool((((weights > 0) & (weights < low)) | (weights > high)).any()):
+            return f"weights must be 0 or in [{low:g}, {high:g}] for sums in float32"
+    return None
 
 
 def tensors_of(**arguments: Any) -> dict[str, Tensor]:

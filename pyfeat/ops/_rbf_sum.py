@@ -12,7 +12,13 @@ from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_cuda, why_no
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._rbf_sum_cpp import cpp
 from pyfeat.ops._rbf_sum_device import CUDA_TILE, launch_cuda, on_device
-from pyfeat.ops._rbf_sum_kernels import Laplacian, PairKernel
+from pyfeat.ops._rbf_sum_kernels import (
+    MOST_PARAMETER,
+    Gaussian,
+    Laplacian,
+    PairKernel,
+    Polynomial,
+)
 from pyfeat.ops._rbf_sum_reference import Sums, reference
 
 Rows = np.ndarray[Any, Any] | Tensor
@@ -220,9 +226,9 @@ class _Differentiable(torch.autograd.Function):
         )
 
 
-def _cpp_refuses(X: Any, Y: Any = None, *rest: Any) -> str | None:
-    weights = [w for w in rest[1:3] if isinstance(w, Tensor | np.ndarray)]
-    return why_not_cpp(**_named(X, Y, weights)) or _why_not_float32(X)
+def _cpp_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
+    weights = [w for w in rest[:2] if isinstance(w, Tensor | np.ndarray)]
+    return why_not_cpp(**_named(X, Y, weights)) or _why_not_float32(X, kernel)
 
 
 def _triton(*arguments: Any) -> Sums:
@@ -238,23 +244,23 @@ def _cuda(*arguments: Any) -> Sums:
 def _triton_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
     if isinstance(kernel, Laplacian):
         return "kernel must not be a Laplacian: it has no matrix product"
-    return _device_refuses(why_not_triton, X, Y, *rest)
+    return _device_refuses(why_not_triton, X, Y, kernel, *rest)
 
 
 def _cuda_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
     if isinstance(kernel, Laplacian) and rest[2:3] == ("rows",):
         return "gradient must not be 'rows' for a Laplacian: this backend has no such kernel"
-    return _device_refuses(why_not_cuda, X, Y, *rest)
+    return _device_refuses(why_not_cuda, X, Y, kernel, *rest)
 
 
-def _device_refuses(why_not: Any, X: Any, Y: Any, *rest: Any) -> str | None:
+def _device_refuses(why_not: Any, X: Any, Y: Any, kernel: Any, *rest: Any) -> str | None:
     weights = [w for w in rest[:2] if isinstance(w, Tensor | np.ndarray)]
     names = _named(X, Y, weights)
     if max((len(t) for t in names.values()), default=0) > _MOST_ROWS:
         return (
             f"X and Y must have at most {_MOST_ROWS} rows, got {[len(t) for t in names.values()]}"
         )
-    reason: str | None = why_not(**names) or _why_not_float32(X)
+    reason: str | None = why_not(**names) or _why_not_float32(X, kernel)
     return reason
 
 
@@ -264,9 +270,13 @@ def _named(X: Any, Y: Any, weights: list[Any]) -> dict[str, Tensor]:
     return {n: as_tensor(t, n).detach() for n, t in names.items() if t is not None}
 
 
-def _why_not_float32(X: Any) -> str | None:
+def _why_not_float32(X: Any, kernel: Any) -> str | None:
     dtype = as_tensor(X, "X").dtype
-    return None if dtype == torch.float32 else f"X must have dtype float32, got {dtype}"
+    if dtype != torch.float32:
+        return f"X must have dtype float32, got {dtype}"
+    if isinstance(kernel, Gaussian | Laplacian | Polynomial) and kernel.largest() > MOST_PARAMETER:
+        return f"kernel must have parameters of at most {MOST_PARAMETER:g}, got {kernel}"
+    return None
 
 
 BACKENDS = (

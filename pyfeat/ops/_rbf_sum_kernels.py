@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Of a gamma, coef0 or degree * gamma in float32: an infinite one times 0 would be NaN, and one near
+# the end would show what distances lose below 1e-38.
+MOST_PARAMETER = 1e30
 _CHAIN = 32.0  # a term squared from an exp has that exp's relative error this many times at most
 
 
@@ -48,6 +51,10 @@ class Gaussian:
             raise ValueError("gammas must hold at least one number, got none")
         object.__setattr__(self, "gammas", values)
 
+    def largest(self) -> float:
+        """Return the largest number that the backends take as float32."""
+        return self.gammas[-1]
+
     def squarings(self) -> list[int]:
         """Return for each bandwidth how often the term before is squared; 0: an exp of its own."""
         plan, base = [0], self.gammas[0]
@@ -81,6 +88,10 @@ class Laplacian:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", _positive("gamma", self.gamma))
+
+    def largest(self) -> float:
+        """Return the largest number that the backends take as float32."""
+        return self.gamma
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,10 @@ class Polynomial:
         object.__setattr__(self, "degree", int(self.degree))
         if not 1 <= self.degree <= 64:
             raise ValueError(f"degree must be in [1, 64], got {self.degree}")
+
+    def largest(self) -> float:
+        """Return the largest size of a number that the backends take as float32."""
+        return max(self.gamma * self.degree, abs(self.coef0))
 
 
 @dataclass(frozen=True)

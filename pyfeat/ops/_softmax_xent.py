@@ -145,7 +145,7 @@ def softmax_xent(
     """
     stored = X if isinstance(X, StoredRows) else StoredRows(X)
     rows = _checked_rows(stored)
-    y, t = as_tensor(labels, "labels"), as_tensor(theta, "theta")
+    y, t = _integers(labels), as_tensor(theta, "theta")
     w = None if weights is None else as_tensor(weights, "weights")
     v = None if direction is None else as_tensor(direction, "direction")
     _check(rows, y, t, w, v)
@@ -182,14 +182,23 @@ def _checked_rows(stored: StoredRows) -> Rows:
     return Rows(items, scales, shift)
 
 
+def _integers(labels: Any) -> Tensor:
+    y = as_tensor(labels, "labels")
+    if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {y.dtype}")
+    return y.to(torch.int64)  # torch has no comparisons of the longer unsigned ones
+
+
 def _check(rows: Rows, y: Tensor, theta: Tensor, w: Tensor | None, v: Tensor | None) -> None:
     n, d = rows.items.shape
     if theta.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"theta must be float32 or float64, got {theta.dtype}")
     if theta.ndim != 3 or theta.shape[1] < 1 or theta.shape[2] != d + 1:
         raise ValueError(f"theta must have shape (P, outputs, {d + 1}), got {tuple(theta.shape)}")
-    if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {y.dtype}")
+    parts = {"X": rows.items, "scales": rows.scales, "shift": rows.shift}
+    for name, part in {**parts, "labels": y, "weights": w, "direction": v}.items():
+        if part is not None and part.device != theta.device:
+            raise ValueError(f"{name} must be on {theta.device} as theta is, got {part.device}")
     if tuple(y.shape) != (n,):
         raise ValueError(f"labels must have shape ({n},), got {tuple(y.shape)}")
     if n and not ((least := int(y.min())) >= 0 and int(y.max()) < max(theta.shape[1], 2)):

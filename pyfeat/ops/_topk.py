@@ -120,6 +120,7 @@ def topk(
     factors = None if scales is None else as_tensor(scales, "scales")
     if is_stream(base):
         _check_k(k, base.shape[0])
+        _check_scales(factors, base.shape[0], x.device)
 
         def search(x: Tensor, y: Tensor, k: int, factors: Tensor | None) -> tuple[Tensor, Tensor]:
             return _nearest(x, y, k, metric, factors, backend)
@@ -156,11 +157,18 @@ def _check(x: Tensor, y: Tensor, k: int, metric: str, scales: Tensor | None) -> 
         return
     if y.dtype != torch.int8:
         raise ValueError(f"scales must be given with an int8 base only, got a base of {y.dtype}")
+    _check_scales(scales, len(y), y.device)
+
+
+def _check_scales(scales: Tensor | None, m: int, device: torch.device) -> None:
+    """Raise unless there is one float32 number for each of m rows, or none at all."""
+    if scales is None:
+        return
     if scales.dtype != torch.float32:
         raise TypeError(f"scales must have dtype float32, got {scales.dtype}")
-    if tuple(scales.shape) != (len(y),) or scales.device != y.device:
+    if tuple(scales.shape) != (m,) or scales.device != device:
         have = f"{tuple(scales.shape)} on {scales.device}"
-        raise ValueError(f"scales must have shape ({len(y)},) on {y.device}, got {have}")
+        raise ValueError(f"scales must have shape ({m},) on {device}, got {have}")
 
 
 def _check_k(k: int, m: int) -> None:

@@ -26,6 +26,21 @@ def measure(harness, *contestants):
     return harness.measure(case, rounds=3)
 
 
+def test_results_without_numbers_do_not_differ(harness):
+    # Bug: the largest of no numbers was a ValueError.
+    assert harness.largest_difference([], []) == 0.0
+    assert harness.largest_difference([], [1.0]) == math.inf
+
+
+def test_process_that_ends_early_is_named(harness):
+    # Bug: an EOFError or a BrokenPipeError that named nobody.
+    from elsewhere import elsewhere
+
+    call = elsewhere("nonsense:nothing", {})
+    with pytest.raises(RuntimeError, match="the process of 'nonsense:nothing' ended"):
+        call()
+
+
 def test_right_answer_gets_ordered_times(harness):
     (row,) = measure(harness, harness.Contestant("right", lambda: 2.0))
     assert 0 < row["p20_us"] <= row["p50_us"] <= row["p80_us"]
@@ -181,8 +196,10 @@ def test_wrong_number_of_threads_is_wrong_usage(monkeypatch):
 
 
 def test_quick_report_is_json_with_machine_commit_and_rows():
-    result = run("preprocess", "--quick", "--json")
+    # Bug: --quick took three rounds whatever --rounds said.
+    result = run("preprocess", "--quick", "--json", "--rounds", "2")
     report = json.loads(result.stdout)
     assert result.returncode == 0
+    assert report["rounds"] == 2
     assert {"commit", "dirty", "command", "machine", "rows"} <= set(report)
     assert {row["status"] for row in report["rows"]} == {"ok"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyfeat.heads._softmax import Problem, curvature, objective
 
@@ -28,6 +29,30 @@ def plain_loss(p: Problem, theta: torch.Tensor) -> torch.Tensor:
         z = torch.cat([torch.zeros_like(z), z], dim=1)
     losses = torch.nn.functional.cross_entropy(z, p.labels, reduction="none")
     return (p.weights * losses).sum() + 0.5 * p.l2 * theta[:, :-1].square().sum()
+
+
+class Copies(TorchDispatchMode):
+    """How many copies torch makes of as many numbers as given."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers, self.count = numbers, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.clone.default:
+            self.count += result.numel() == self.numbers
+        return result
+
+
+@pytest.mark.parametrize("as_rows", [np.asfortranarray, lambda X: torch.from_numpy(X.T.copy()).T])
+def test_a_pass_copies_no_rows_that_lie_across(rng, as_rows):
+    # Bug: rows as pandas keeps them were copied whole for every evaluation.
+    p = problem(rng, 3, dtype=np.float32)
+    evaluate = objective(p._replace(X=as_rows(p.X)), torch.zeros(4, dtype=torch.float64))
+    with Copies(p.X.size) as copies:
+        evaluate(random_theta(rng, p))
+    assert copies.count == 0
 
 
 def random_theta(rng, p: Problem) -> torch.Tensor:

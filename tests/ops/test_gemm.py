@@ -107,3 +107,11 @@ def test_floats_are_rounded_to_bfloat16_as_torch_does(isa, rng):
 def test_peak_and_reading_are_measured(isa):
     assert _core.flop_per_second(False, 1) > 0
     assert _core.bytes_read_per_second(1) > 0
+
+
+def test_no_thread_counts_as_one(rng):
+    # Bug: a division by zero killed the process.
+    a = numbers(rng, 20, 5)
+    assert torch.equal(product(a, a, threads=0), product(a, a, threads=1))
+    assert _core.flop_per_second(False, 0) > 0
+    assert _core.bytes_read_per_second(0) > 0

@@ -398,6 +398,23 @@ def test_cpp_refuses_what_needs_a_gradient(rng):
         moments(X, backend="cpp")
 
 
+@pytest.mark.parametrize("size", [1e-50, 1e50])
+def test_weights_beyond_float32_run_on_the_reference(rng, size):
+    # Bug: weights of 1e-50 were rounded to 0 and left every row out; those of 1e50 became infinite.
+    X = rng.standard_normal((5, 2), dtype=np.float32)
+    found, expected = moments(X, np.full(5, size)), moments(X.astype(float))
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.scatter / size, expected.scatter, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+def test_weights_and_groups_may_be_unsigned(rng, kind):
+    # Bug: torch compares no unsigned integers of more than one byte.
+    X, numbers = rng.standard_normal((5, 2), dtype=np.float32), np.array([0, 1, 2, 1, 0])
+    found = moments(X, numbers.astype(kind), groups=numbers.astype(kind))
+    assert np.array_equal(found.scatter, moments(X, numbers, groups=numbers).scatter)
+
+
 def test_cpp_refuses_float64():
     reasons = explain("moments", torch.ones(3, 2, dtype=torch.float64))
     assert "float64" in reasons["cpp"]
@@ -416,6 +433,8 @@ def test_cpp_refuses_float64():
         ({"scales": np.array([1, np.inf, 1])}, ValueError, "scales must be finite, got NaN or"),
         ({"groups": np.zeros(2, int)}, ValueError, r"groups must have shape \(3,\), got \(2,\)"),
         ({"groups": np.zeros(3)}, TypeError, "groups must hold integers, got torch.float64"),
+        ({"groups": np.zeros(3, np.uint64)}, TypeError, "groups must hold integers that int64"),
+        ({"groups": np.arange(3), "n_groups": 3.0}, TypeError, "n_groups must be an integer, got"),
         ({"groups": np.arange(3), "n_groups": 2}, ValueError, "groups must be below n_groups=2"),
         ({"groups": np.full(3, -1)}, ValueError, "n_groups must be at least 1, got 0"),
         ({"n_groups": 2}, ValueError, "n_groups must be left out without groups, got 2"),

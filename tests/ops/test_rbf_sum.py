@@ -364,6 +364,15 @@ def test_triton_refuses_the_laplacian():
         rbf_sum(rows(3, 2), kernel=Laplacian(), backend="triton")
 
 
+@pytest.mark.parametrize("kernel", [Gaussian(1e39), Laplacian(1e39), Polynomial(1.0, 1e39, 1)])
+def test_parameters_beyond_float32_run_on_the_reference(kernel):
+    # Bug: infinity times a distance of 0 made the value NaN.
+    X = rows(3, 2)
+    assert explain("rbf_sum", X, None, kernel)["cpp"].startswith("kernel must have parameters of")
+    value = rbf_sum(X, kernel=kernel).value
+    assert value == rbf_sum(X.double(), kernel=kernel).value
+
+
 def test_float64_runs_on_the_reference():
     X = rows(3, 2).double()
     assert explain("rbf_sum", X, None, Gaussian(1.0))["cpp"].startswith("X must have dtype float32")

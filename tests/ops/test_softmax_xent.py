@@ -342,6 +342,15 @@ def test_arrays_give_arrays(rng):
     assert result.curved is None
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint16, np.uint32, np.uint64])
+def test_labels_may_be_any_integers(rng, kind):
+    # Bug: NotImplementedError from torch for unsigned ones of more than one byte.
+    X, theta = rng.standard_normal((6, 2), dtype=np.float32), rng.standard_normal((1, 3, 3))
+    labels = rng.integers(0, 3, 6)
+    expected = softmax_xent(X, labels, theta)
+    assert np.array_equal(softmax_xent(X, labels.astype(kind), theta).gradient, expected.gradient)
+
+
 def test_reference_can_be_differentiated(rng):
     p = Problem(rng, 8, 3, 1, 3)
     p.X = p.X.double()
@@ -368,6 +377,12 @@ def test_float64_rows_run_on_the_reference(rng):
         ({"X": StoredRows(torch.zeros(4, 2), torch.ones(3))}, ValueError, r"scales must have"),
         ({"X": StoredRows(torch.zeros(4, 2), None, torch.ones(2).int())}, TypeError, "shift must"),
         ({"labels": torch.zeros(4)}, TypeError, "labels must be integers, got torch.float32"),
+        (
+            {"labels": torch.zeros(4).long().to("meta")},
+            ValueError,
+            "labels must be on cpu as theta",
+        ),
+        ({"X": torch.zeros(4, 2).to("meta")}, ValueError, "X must be on cpu as theta is, got"),
         ({"labels": torch.zeros(3).long()}, ValueError, r"labels must have shape \(4,\), got"),
         ({"labels": torch.full((4,), 3)}, ValueError, r"labels must be in \[0, 3\), got 3"),
         ({"labels": torch.full((4,), -1)}, ValueError, r"labels must be in \[0, 3\), got -1"),

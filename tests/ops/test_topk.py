@@ -329,6 +329,17 @@ def test_a_stream_may_have_scales(rng):
     assert torch.equal(topk(queries, stream, 20, scales=scales).rows, expected.rows)
 
 
+@pytest.mark.parametrize("length", [59, 61])
+def test_scales_of_a_stream_must_be_as_many_as_its_rows(rng, length):
+    # Bug: more were taken without a word, fewer were an IndexError.
+    queries, base, _ = make(rng, 9, 60, 5, "int8")
+    stream = Blocks(base.numpy(), np.arange(60), 25)
+    with pytest.raises(
+        ValueError, match=rf"scales must have shape \(60,\) on cpu, got \({length},"
+    ):
+        topk(queries, stream, 20, scales=torch.ones(length))
+
+
 def test_arrays_give_arrays_and_tensors_give_tensors(rng):
     queries, base, _ = make(rng, 3, 9, 4)
     from_tensors, from_arrays = topk(queries, base, 2), topk(queries.numpy(), base.numpy(), 2)
