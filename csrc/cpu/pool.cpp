@@ -194,6 +194,10 @@ void fold_block(const FeatureMap& map, std::ptrdiff_t first, std::ptrdiff_t coun
   for (; l + 4 <= count; l += 4)
     for (std::ptrdiff_t c = 0; c < whole; c += kWidth) {
       const auto* at = p + l * step + c;
+      // The next four positions in the order of memory, one stream instead of four.
+      const auto* ahead = reinterpret_cast<const char*>(p + (l + 4) * step + 4 * c);
+      for (std::size_t line = 0; line < 4 * kWidth * sizeof *p; line += 64)
+        __builtin_prefetch(ahead + line, 0, 2);
       Floats four = fold.step(Fold::start(), As::load(at));
       four = fold.step(four, As::load(at + step));
       four = fold.step(four, As::load(at + 2 * step));
