@@ -17,12 +17,62 @@ namespace pyfeat {
 namespace {
 
 constexpr std::ptrdiff_t kNumbersOfChunk = 1 << 16;
+constexpr std::ptrdiff_t kLeastRange = 64;  // channels, a multiple of every vector
 constexpr double kNumbersOfThread = 1 << 17;
 
 using Three = std::array<std::ptrdiff_t, 3>;  // items, channels, positions
 
 std::ptrdiff_t bytes_of(Item item) {
   return item == Item::kFloat32 ? 4 : item == Item::kInt8 ? 1 : 2;
+}
+
+// The kernel on maps that lie behind each other, and on a few of their channels.
+struct Maps {
+  const std::uint8_t* data;
+  Item item;
+  Three shape, strides;
+
+  FeatureMap of(std::ptrdiff_t i, std::ptrdiff_t first, std::ptrdiff_t channels) const {
+    // From the first number to behind the last one of all.
+    const std::ptrdiff_t reach =
+        (shape[0] - 1) * strides[0] + (shape[1] - 1) * strides[1] + (shape[2] - 1) * strides[2] + 1;
+    const std::ptrdiff_t skipped = i * strides[0] + first * strides[1];
+    return {data + skipped * bytes_of(item),
+            item,
+            reach - skipped,
+            channels,
+            shape[2],
+            strides[1],
+            strides[2]};
+  }
+};
+
+// Fewer maps than would keep all threads busy: each is cut into ranges of channels, and the row
+// finished when all of it is there. The maximum of one number is that number.
+void pool_few(const Maps& maps, const PoolPlan& plan, std::uint8_t* out, float* scales,
+              std::size_t threads) {
+  const auto [n, channels, positions] = maps.shape;
+  const std::ptrdiff_t ranges = std::min((channels + kLeastRange - 1) / kLeastRange,
+                                         static_cast<std::ptrdiff_t>(4 * threads));
+  const std::ptrdiff_t range =
+      ((channels + ranges - 1) / ranges + kLeastRange - 1) / kLeastRange * kLeastRange;
+  const std::size_t room = pool_scratch(channels);
+  const std::unique_ptr<float[]> scratch(new float[room * threads]);
+  const std::unique_ptr<float[]> rows(new float[static_cast<std::size_t>(n * channels)]);
+  const PoolPlan part{plan.method, false, plan.p, false, Item::kFloat32};
+  parallel(static_cast<std::size_t>(n * ranges), threads,
+           [&](std::size_t chunk, std::size_t thread) {
+             const std::ptrdiff_t i = static_cast<std::ptrdiff_t>(chunk) / ranges;
+             const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(chunk) % ranges * range;
+             if (first >= channels) return;
+             PYFEAT_KERNEL(pool)
+             (maps.of(i, first, std::min(range, channels - first)), part,
+              scratch.get() + room * thread, rows.get() + i * channels + first, nullptr);
+           });
+  const PoolPlan finish{Pooling::kMax, false, plan.p, plan.l2, plan.to};
+  for (std::ptrdiff_t i = 0; i < n; ++i) PYFEAT_KERNEL(pool)
+  ({rows.get() + i * channels, Item::kFloat32, channels, channels, 1, 1, 1}, finish, scratch.get(),
+   out + i * channels * bytes_of(plan.to), scales ? scales + i : nullptr);
 }
 
 void pool(std::uintptr_t x, int item, const Three& shape, const Three& strides, int method,
@@ -32,32 +82,25 @@ void pool(std::uintptr_t x, int item, const Three& shape, const Three& strides, 
   const auto [n, channels, positions] = shape;
   if (n == 0) return;
   const PoolPlan plan{static_cast<Pooling>(method), first, p, l2, static_cast<Item>(to)};
-  const Item from = static_cast<Item>(item);
+  const Maps maps{reinterpret_cast<const std::uint8_t*>(x), static_cast<Item>(item), shape,
+                  strides};
   const std::ptrdiff_t width = first ? 2 * channels : channels;
-  // From the first number of an item to behind the last number of all.
-  const std::ptrdiff_t reach =
-      (n - 1) * strides[0] + (channels - 1) * strides[1] + (positions - 1) * strides[2] + 1;
   const std::ptrdiff_t numbers = std::max<std::ptrdiff_t>(channels * positions, 1);
   const std::ptrdiff_t items = std::max<std::ptrdiff_t>(1, kNumbersOfChunk / numbers);
   threads = worthwhile_threads(threads, static_cast<double>(n) * static_cast<double>(numbers),
                                kNumbersOfThread);
+  if (threads > 1 && !first && channels > kLeastRange &&
+      n < 4 * static_cast<std::ptrdiff_t>(threads))
+    return pool_few(maps, plan, reinterpret_cast<std::uint8_t*>(out),
+                    reinterpret_cast<float*>(scales), threads);
   const std::size_t room = pool_scratch(channels);
   const std::unique_ptr<float[]> scratch(new float[room * threads]);
   parallel(static_cast<std::size_t>((n + items - 1) / items), threads,
            [&](std::size_t chunk, std::size_t thread) {
              const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(chunk) * items;
              for (std::ptrdiff_t i = begin; i < std::min(n, begin + items); ++i) {
-               const std::ptrdiff_t skipped = i * strides[0];
-               const FeatureMap map{
-                   reinterpret_cast<const std::uint8_t*>(x) + skipped * bytes_of(from),
-                   from,
-                   reach - skipped,
-                   channels,
-                   positions,
-                   strides[1],
-                   strides[2]};
                PYFEAT_KERNEL(pool)
-               (map, plan, scratch.get() + room * thread,
+               (maps.of(i, 0, channels), plan, scratch.get() + room * thread,
                 reinterpret_cast<std::uint8_t*>(out) + i * width * bytes_of(plan.to),
                 scales ? reinterpret_cast<float*>(scales) + i : nullptr);
              }

@@ -47,6 +47,8 @@ struct Task {
 template <typename Number>
 struct Products {
   void (*pack)(const Rows&, std::ptrdiff_t, std::ptrdiff_t, int, Number*);
+  void (*pack_columns)(const float*, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
+                       GemmShape, Number*);
   void (*multiply)(std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, const Number*, const Number*,
                    bool, float*, std::ptrdiff_t);
 };
@@ -66,7 +68,8 @@ class Evaluation {
         shape_(PYFEAT_KERNEL(gemm_shape)()),
         outputs_(task.problems * task.classes),
         width_(outputs_ * (task.direction ? 2 : 1)),
-        strip_(std::min(kStrip / shape_.mr * shape_.mr, width_)) {
+        strip_(std::min(kStrip / shape_.mr * shape_.mr, width_)),
+        span_(width_ <= strip_ ? kXentGroup : kXentRows) {
     const std::ptrdiff_t blocks = (in_.n + kXentRows - 1) / kXentRows;
     blocks_of_chunk_ = std::clamp(blocks / kLeastChunks, std::ptrdiff_t{1}, kMostBlocks);
     chunks_ = (blocks + blocks_of_chunk_ - 1) / blocks_of_chunk_;
@@ -93,8 +96,8 @@ class Evaluation {
   // What one thread works on.
   struct Desk {
     explicit Desk(const Evaluation& e)
-        : rows(room<float>(static_cast<std::size_t>(kXentRows * e.in_.d))),
-          across(room<Number>(packed_size(kXentRows, e.in_.d, e.shape_.nr))),
+        : rows(room<float>(static_cast<std::size_t>((e.few() ? kXentRows : kXentGroup) * e.in_.d))),
+          across(room<Number>(packed_size(e.span_, e.in_.d, e.shape_.nr))),
           down(room<Number>(packed_size(e.in_.d, kXentRows, e.shape_.nr))),
           left(room<Number>(packed_size(e.strip_, kXentRows, e.shape_.mr))),
           logits(room<float>(static_cast<std::size_t>(e.width_ * kXentStride))),
@@ -133,23 +136,49 @@ class Evaluation {
     }
   }
 
-  void multiply_by_theta(std::ptrdiff_t first, std::ptrdiff_t rows, Desk& desk) const {
+  // Rows as float32.
+  const float* read(std::ptrdiff_t first, std::ptrdiff_t rows, float* room) const {
     const std::ptrdiff_t d = in_.d;
     const std::ptrdiff_t bytes = in_.item == Item::kFloat32 ? 4 : in_.item == Item::kInt8 ? 1 : 2;
     PYFEAT_KERNEL(xent_rows)
     (in_.data + first * d * bytes, in_.item, in_.scales ? in_.scales + first : nullptr, in_.shift,
-     rows, d, desk.rows.get());
+     rows, d, room);
+    return room;
+  }
+
+  // Scores of a block, and its rows where `add_gradient` wants them.
+  void multiply_by_theta(std::ptrdiff_t first, std::ptrdiff_t rows, Desk& desk) const {
     if (few()) {
+      read(first, rows, desk.rows.get());
       PYFEAT_KERNEL(xent_few_scores)
-      (desk.rows.get(), rows, d, task_.theta, width_, desk.logits.get());
+      (desk.rows.get(), rows, in_.d, task_.theta, width_, desk.logits.get());
       return;
     }
-    products_.pack({desk.rows.get(), Item::kFloat32, d, 1, nullptr}, rows, d, shape_.nr,
-                   desk.across.get());
-    for (std::ptrdiff_t i = 0; i < width_; i += strip_)
-      products_.multiply(std::min(strip_, width_ - i), rows, d, theta_.get() + packed_theta(i),
-                         desk.across.get(), false, desk.logits.get() + i * kXentStride,
-                         kXentStride);
+    for (std::ptrdiff_t at = 0; at < rows; at += span_) {
+      const std::ptrdiff_t count = std::min(span_, rows - at);
+      for (std::ptrdiff_t group = 0; group < count; group += kXentGroup) {
+        const std::ptrdiff_t some = std::min<std::ptrdiff_t>(kXentGroup, count - group);
+        const float* x = read(first + at + group, some, desk.rows.get());
+        products_.pack_columns(x, at + group, some, rows, in_.d, shape_, desk.down.get());
+        pack_across(x, some, group, count, desk.across.get());
+      }
+      for (std::ptrdiff_t i = 0; i < width_; i += strip_)
+        products_.multiply(std::min(strip_, width_ - i), count, in_.d,
+                           theta_.get() + packed_theta(i), desk.across.get(), false,
+                           desk.logits.get() + i * kXentStride + at, kXentStride);
+    }
+  }
+
+  // `some` rows to where gemm.h has row `group` of `count`.
+  void pack_across(const float* x, std::ptrdiff_t some, std::ptrdiff_t group, std::ptrdiff_t count,
+                   Number* out) const {
+    const std::ptrdiff_t columns = (count + shape_.nr - 1) / shape_.nr * shape_.nr;
+    for (std::ptrdiff_t k = 0; k < in_.d; k += shape_.kc) {
+      const std::ptrdiff_t depth = std::min<std::ptrdiff_t>(shape_.kc, in_.d - k);
+      const std::ptrdiff_t whole = std::is_same_v<Number, float> ? depth : (depth + 1) / 2 * 2;
+      products_.pack({x + k, Item::kFloat32, in_.d, 1, nullptr}, some, depth, shape_.nr,
+                     out + columns * k + group * whole);
+    }
   }
 
   void residuals(std::ptrdiff_t p, std::ptrdiff_t first, std::ptrdiff_t rows, Desk& desk) const {
@@ -180,11 +209,6 @@ class Evaluation {
       (desk.rows.get(), rows, d, desk.logits.get(), width_, add, desk.gradient.get());
       return;
     }
-    if constexpr (std::is_same_v<Number, std::uint16_t>)
-      PYFEAT_KERNEL(xent_pack_columns)(desk.rows.get(), rows, d, shape_, desk.down.get());
-    else
-      products_.pack({desk.rows.get(), Item::kFloat32, 1, d, nullptr}, d, rows, shape_.nr,
-                     desk.down.get());
     for (std::ptrdiff_t i = 0; i < width_; i += strip_) {
       const std::ptrdiff_t tall = std::min(strip_, width_ - i);
       products_.pack({desk.logits.get() + i * kXentStride, Item::kFloat32, kXentStride, 1, nullptr},
@@ -210,6 +234,8 @@ class Evaluation {
   const Products<Number> products_;
   const GemmShape shape_;
   const std::ptrdiff_t outputs_, width_, strip_;
+  // Rows multiplied by theta at once: few when all of theta stays in the second-level cache.
+  const std::ptrdiff_t span_;
   std::ptrdiff_t blocks_of_chunk_, chunks_;
   std::size_t threads_;
   std::unique_ptr<Number[]> theta_;
@@ -253,10 +279,16 @@ class XentRows {
     threads = worthwhile_threads(threads, flop, kFlopPerThread);
     if (bf16)
       Evaluation<std::uint16_t>(
-          in_, task, {PYFEAT_KERNEL(gemm_pack_bf16), PYFEAT_KERNEL(gemm_packed_bf16)}, threads)
+          in_, task,
+          {PYFEAT_KERNEL(gemm_pack_bf16), PYFEAT_KERNEL(xent_pack_columns_bf16),
+           PYFEAT_KERNEL(gemm_packed_bf16)},
+          threads)
           .run();
     else
-      Evaluation<float>(in_, task, {PYFEAT_KERNEL(gemm_pack), PYFEAT_KERNEL(gemm_packed)}, threads)
+      Evaluation<float>(
+          in_, task,
+          {PYFEAT_KERNEL(gemm_pack), PYFEAT_KERNEL(xent_pack_columns), PYFEAT_KERNEL(gemm_packed)},
+          threads)
           .run();
   }
 

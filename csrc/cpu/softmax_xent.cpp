@@ -183,19 +183,30 @@ constexpr std::ptrdiff_t kGroup = 8;
 
 }  // namespace
 
-void xent_pack_columns(const float* x, std::ptrdiff_t rows, std::ptrdiff_t d, GemmShape shape,
-                       std::uint16_t* out) {
-  for (std::ptrdiff_t k0 = 0; k0 < rows; k0 += shape.kc) {
-    const std::ptrdiff_t end = rows < k0 + shape.kc ? rows : k0 + shape.kc;
-    for (std::ptrdiff_t first = 0; first < d; first += shape.nr)
-      for (std::ptrdiff_t i = k0; i < end; i += 2)
-        for (std::ptrdiff_t j = first; j < first + shape.nr; j += kWidth, out += 2 * kWidth) {
-          const float* from = x + i * d + j;
-          const Floats upper = j < d ? load_up_to(from, d - j) : Floats{};
-          const Floats lower = j < d && i + 1 < end ? load_up_to(from + d, d - j) : Floats{};
-          const Bits pairs = (rounded(upper) >> 16) | (rounded(lower) & 0xFFFF0000u);
-          std::memcpy(out, &pairs, sizeof pairs);
-        }
+void xent_pack_columns(const float* x, std::ptrdiff_t first, std::ptrdiff_t count,
+                       std::ptrdiff_t depth, std::ptrdiff_t d, GemmShape shape, float* out) {
+  for (std::ptrdiff_t panel = 0; panel < d; panel += shape.nr) {
+    float* to = out + panel * depth + first * shape.nr;
+    for (std::ptrdiff_t i = 0; i < count; ++i)
+      for (std::ptrdiff_t j = panel; j < panel + shape.nr; j += kWidth, to += kWidth)
+        store_floats(to, j < d ? load_up_to(x + i * d + j, d - j) : Floats{});
+  }
+}
+
+void xent_pack_columns_bf16(const float* x, std::ptrdiff_t first, std::ptrdiff_t count,
+                            std::ptrdiff_t depth, std::ptrdiff_t d, GemmShape shape,
+                            std::uint16_t* out) {
+  const std::ptrdiff_t whole = (depth + 1) / 2 * 2;
+  for (std::ptrdiff_t panel = 0; panel < d; panel += shape.nr) {
+    std::uint16_t* to = out + panel * whole + first * shape.nr;
+    for (std::ptrdiff_t i = 0; i < count; i += 2)
+      for (std::ptrdiff_t j = panel; j < panel + shape.nr; j += kWidth, to += 2 * kWidth) {
+        const float* from = x + i * d + j;
+        const Floats upper = j < d ? load_up_to(from, d - j) : Floats{};
+        const Floats lower = j < d && i + 1 < count ? load_up_to(from + d, d - j) : Floats{};
+        const Bits pairs = (rounded(upper) >> 16) | (rounded(lower) & 0xFFFF0000u);
+        std::memcpy(to, &pairs, sizeof pairs);
+      }
   }
 }
 

@@ -9,6 +9,9 @@ namespace pyfeat {
 // row do not fall into a few sets of the first-level cache.
 constexpr int kXentRows = 256;
 constexpr int kXentStride = kXentRows + 16;
+// Rows that are packed at once, a multiple of every nr: as float32 they stay in the second-level
+// cache until both sides have them.
+constexpr int kXentGroup = 32;
 
 // One problem on a block of rows. logits[c * kXentStride + i] is of class c and row i, without the
 // intercepts; what stands there for rows past `rows` does not matter.
@@ -42,11 +45,15 @@ PYFEAT_DECLARE(void, xent_rows,
                (const void* data, Item item, const float* scales, const float* shift,
                 std::ptrdiff_t rows, std::ptrdiff_t d, float* out))
 
-// Packs the columns of float32 rows for side B of `gemm_packed_bf16`, as gemm.h lays it out: what
-// gemm_pack_bf16 makes of columns, without a step from row to row for every number.
+// Packs rows [first, first + count) of a block of `depth` for side B of `gemm_packed`, its columns
+// being what gemm.h calls rows: x is row `first`, out the whole block. first is even, depth at most
+// kc.
 PYFEAT_DECLARE(void, xent_pack_columns,
-               (const float* x, std::ptrdiff_t rows, std::ptrdiff_t d, GemmShape shape,
-                std::uint16_t* out))
+               (const float* x, std::ptrdiff_t first, std::ptrdiff_t count, std::ptrdiff_t depth,
+                std::ptrdiff_t d, GemmShape shape, float* out))
+PYFEAT_DECLARE(void, xent_pack_columns_bf16,
+               (const float* x, std::ptrdiff_t first, std::ptrdiff_t count, std::ptrdiff_t depth,
+                std::ptrdiff_t d, GemmShape shape, std::uint16_t* out))
 
 // The two products for a few outputs, where packing would cost more than multiplying:
 // logits[c * kXentStride + i] = theta[c * (d + 1) : + d] . x[i], and

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ITEM = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}  # as in gemm.h
 
 LARGEST_CODE = 127.0
+LARGE = 1 << 22  # bytes; below this numpy does not ask for huge pages
+LINE = 64  # bytes of a cache line
 SMALLEST_ROW = LARGEST_CODE * 2.0**-126
 
 
@@ -63,10 +67,21 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torc
 
 def empty_out(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
     """Return new memory for rows of this shape and dtype, as `check_out` wants it."""
-    rows = torch.empty(shape, dtype=dtype, device=device)
+    rows = _empty(shape, dtype, device)
     if dtype != torch.int8:
         return rows
     return Quantized(rows, torch.empty(shape[:1], dtype=torch.float32, device=device))
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    size = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < LARGE:
+        return torch.empty(shape, dtype=dtype, device=device)
+    # numpy asks for huge pages, torch does not: writing to new small pages costs more than all the
+    # rest.
+    memory = torch.from_numpy(np.empty(size + LINE, np.uint8))
+    start = -memory.data_ptr() % LINE
+    return memory[start : start + size].view(dtype).view(shape)
 
 
 def addresses(result: Any) -> tuple[int, int]:

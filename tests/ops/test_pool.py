@@ -367,6 +367,22 @@ def test_bits_do_not_depend_on_the_number_of_threads(backend, monkeypatch):
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("method", ["avg", "max", "gem"])
+def test_few_large_maps_give_the_same_bits_on_any_number_of_threads(method, dtype, monkeypatch):
+    # Large enough for three threads, few enough to be cut by channels; the last range is no vector.
+    x = maps(2, 205, 32, 33)
+    x[0, 7, 3, 3], x[1, 200, 5, 5] = torch.inf, 1e38
+    x[:, 9] = -0.0
+    for layout in (x, x.contiguous(memory_format=torch.channels_last)):
+        rows = []
+        for threads in ("1", "3"):
+            monkeypatch.setenv("PYFEAT_NUM_THREADS", threads)
+            rows.append(pool(layout, method, l2=True, dtype=dtype, backend="cpp"))
+        for one, three in zip(*(r if dtype == "int8" else (r,) for r in rows), strict=True):
+            assert one.numpy().tobytes() == three.numpy().tobytes()
+
+
 def test_eight_threads_give_the_same_bits(backend):
     if backend.name == "triton" and interpreting():
         pytest.skip("Triton's interpreter runs in one thread")

@@ -290,6 +290,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(backend, monkeypatch):
     assert torch.equal(results[0].rows, results[1].rows)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_large_new_rows_begin_a_cache_line(dtype):
+    rows = torch.ones(3 << 20, 2)
+    result = quantize_rows(rows, dtype, backend="cpp")
+    stored = result.rows if dtype == "int8" else result
+    assert (tuple(stored.shape), stored.data_ptr() % 64) == ((3 << 20, 2), 0)
+
+
 def test_eight_threads_give_the_same_bits(backend):
     if backend.name == "triton" and interpreting():
         pytest.skip("Triton's interpreter runs in one thread")
