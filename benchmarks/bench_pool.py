@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import device
 import torch
 from harness import Case, Contestant
 
@@ -37,15 +38,15 @@ def cases(quick: bool) -> Iterator[Case]:
         ("avg", INPUTS[2], torch.float32, torch.int8),
     ]
     for method, (name, shape, layout, memory), source, target in plan[:1] if quick else plan:
-        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            items = shape if device == "cpu" else (4 * shape[0], *shape[1:])
+        for where in device.devices():
+            items = shape if where == "cpu" else (4 * shape[0], *shape[1:])
             x = torch.randn(items, generator=torch.Generator().manual_seed(0))
-            x = x.to(device, source).contiguous(memory_format=memory)
+            x = x.to(where, source).contiguous(memory_format=memory)
             expected = rows_of(
                 pool(x, method, layout=layout, l2=True, dtype=target, backend="reference")
             )
             yield Case(
-                name=f"{method}, {name}, {short(source)} to {short(target)}, {device}",
+                name=f"{method}, {name}, {short(source)} to {short(target)}, {where}",
                 contestants=contestants(x, method, layout, target),
                 expected=expected,
                 error=lambda result, wanted: float((rows_of(result) - wanted).abs().max()),
@@ -54,6 +55,7 @@ def cases(quick: bool) -> Iterator[Case]:
                 bytes=x.numel() * x.element_size() + expected.numel() * target.itemsize,
                 threads=num_threads(),
                 torch_threads=num_threads(),
+                device=where,
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import device
 import numpy as np
 import torch
 from harness import Case, Contestant
@@ -23,14 +24,14 @@ N, D = 300_000, 384
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+    for where in device.devices():
         rows = torch.randn(N // 10 if quick else N, D, generator=torch.Generator().manual_seed(0))
-        rows = rows.to(device)
+        rows = rows.to(where)
         for dtype in TYPES[:1] if quick else TYPES:
             kind = str(dtype).removeprefix("torch.")
             moved = rows.numel() * (4 + dtype.itemsize) + (dtype == torch.int8) * 4 * len(rows)
             stored = quantize_rows(rows, dtype, backend="reference")
-            size = f"{len(rows)} x {D}, {device}"
+            size = f"{len(rows)} x {D}, {where}"
             yield case(
                 f"float32 to {kind}, {size}", quantizers(rows, dtype), stored, moved, len(rows)
             )
@@ -40,6 +41,7 @@ def cases(quick: bool) -> Iterator[Case]:
 
 
 def case(name: str, contestants: list[Contestant], expected: Any, moved: int, items: int) -> Case:
+    stored = expected[0] if isinstance(expected, tuple) else expected
     return Case(
         name=name,
         contestants=contestants,
@@ -50,6 +52,7 @@ def case(name: str, contestants: list[Contestant], expected: Any, moved: int, it
         bytes=moved,
         threads=num_threads(),
         torch_threads=num_threads(),
+        device=stored.device.type,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import device
 import numpy as np
 import torch
 from harness import Case, Contestant
@@ -30,15 +31,14 @@ Run = Callable[[], Any]
 
 def cases(quick: bool) -> Iterator[Case]:
     n, d = (1000, 64) if quick else (8000, 256)
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    for device in devices:
+    for where in device.devices():
         for count in (1, 5):
             gammas = tuple(2.0 ** (i - count // 2) / (2 * d) for i in range(count))
-            samples = make(n, d, device)
+            samples = make(n, d, where)
             truth = tuple(t.double() for t in samples)
             for gradient in (False, True):
                 yield Case(
-                    name=f"{device} {n} x {d}, {count} bandwidths"
+                    name=f"{where} {n} x {d}, {count} bandwidths"
                     + (", gradient" if gradient else ""),
                     contestants=list(contestants(samples, gammas, gradient)),
                     expected=(by_torch_gradient if gradient else by_torch)(truth, gammas),
@@ -47,6 +47,7 @@ def cases(quick: bool) -> Iterator[Case]:
                     flop=2 * d * n * (2 * n + 1) * (3 if gradient else 1),
                     threads=num_threads(),
                     torch_threads=num_threads(),
+                    device=where,
                 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import device
 import numpy as np
 import torch
 from harness import Case, Contestant
@@ -31,9 +32,8 @@ def cases(quick: bool) -> Iterator[Case]:
         X, labels, theta = numbers(n, d, outputs, max(STRENGTHS))
         for problems in STRENGTHS:
             part = theta[:problems]
-            yield case(X, labels, part, "cpu")
-            if torch.cuda.is_available():
-                yield case(X.cuda(), labels.cuda(), part.cuda(), "cuda")
+            for where in device.devices():
+                yield case(X.to(where), labels.to(where), part.to(where))
 
 
 def numbers(n: int, d: int, outputs: int, problems: int) -> tuple[torch.Tensor, ...]:
@@ -44,12 +44,12 @@ def numbers(n: int, d: int, outputs: int, problems: int) -> tuple[torch.Tensor, 
     return tuple(torch.from_numpy(part) for part in (X, labels, theta))
 
 
-def case(X: torch.Tensor, labels: torch.Tensor, theta: torch.Tensor, device: str) -> Case:
+def case(X: torch.Tensor, labels: torch.Tensor, theta: torch.Tensor) -> Case:
     n, d = X.shape
     problems, outputs, _ = theta.shape
-    entries = ours_on_cpu(X, labels, theta) if device == "cpu" else ours_on_gpu(X, labels, theta)
+    entries = (ours_on_gpu if X.is_cuda else ours_on_cpu)(X, labels, theta)
     plural = "strength" if problems == 1 else "strengths at once"
-    where = "" if device == "cpu" else ", cuda"
+    where = ", cuda" if X.is_cuda else ""
     return Case(
         name=f"{n} x {d}, {outputs} outputs, {problems} {plural}{where}",
         contestants=[*entries, *plain_torch(X, labels, theta), *scikit_learn(X, labels, theta)],
@@ -60,6 +60,7 @@ def case(X: torch.Tensor, labels: torch.Tensor, theta: torch.Tensor, device: str
         flop=4 * n * d * problems * outputs,
         threads=num_threads(),
         torch_threads=num_threads(),
+        device=X.device.type,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import device
 import numpy as np
 import torch
 from elsewhere import elsewhere
@@ -36,13 +37,8 @@ def cases(quick: bool) -> Iterator[Case]:
     for dtype, metric, n in plan[:1] if quick else plan:
         queries, base, scales = data(dtype, n)
         find = partial(topk, queries, base, K, metric=metric, scales=scales)
-        yield Case(
-            name=f"{n} x {M} x {D}, {dtype}, {metric}, k={K}",
-            contestants=[
-                *(Contestant(f"pyfeat cpp[{isa}]", ours(find, isa)) for isa in _core.isas()[:3]),
-                *peers(dtype, metric, n),
-                *on_gpu(queries, base, scales, metric),
-            ],
+        case = partial(
+            Case,
             expected=find(backend="reference").rows if n <= 100 else truth(find),
             error=share_of_others,
             unit="share of rows that are not the reference's",
@@ -52,6 +48,13 @@ def cases(quick: bool) -> Iterator[Case]:
             threads=num_threads(),
             torch_threads=num_threads(),
         )
+        name = f"{n} x {M} x {D}, {dtype}, {metric}, k={K}"
+        if "cpu" in device.devices():
+            native = [Contestant(f"pyfeat cpp[{i}]", ours(find, i)) for i in _core.isas()[:3]]
+            yield case(name=name, contestants=[*native, *peers(dtype, metric, n)])
+        if "cuda" in device.devices():
+            entries = [*on_gpu(queries, base, scales, metric)]
+            yield case(name=f"{name}, cuda", contestants=entries, device="cuda")
 
 
 def truth(find: Callable[..., Any]) -> np.ndarray:
@@ -179,8 +182,6 @@ def torch_search(
 
 
 def on_gpu(queries: Any, base: Any, scales: Any, metric: str) -> Iterator[Contestant]:
-    if not torch.cuda.is_available():
-        return
     arrays = [None if a is None else torch.from_numpy(a).cuda() for a in (queries, base, scales)]
 
     def run(name: str) -> torch.Tensor:

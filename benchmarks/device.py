@@ -12,6 +12,13 @@ import torch
 COPY_BYTES = 2**30  # far beyond any cache
 MATMUL_SIDE = 8192
 ROUNDS = 9
+only: str | None = None  # the device that `run.py --device` asks for
+
+
+def devices() -> tuple[str, ...]:
+    """Return where cases are to run: on the CPU and, where there is one, on a GPU."""
+    have = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return tuple(name for name in have if only in (None, name))
 
 
 def wait_for(device: str) -> Callable[[], Any]:

@@ -45,13 +45,13 @@ run_tests() {
   local parallel=()
   if "$PYTHON" -c 'import xdist' 2>/dev/null; then parallel=(-n 8); fi
   PYFEAT_REQUIRE=cpp,cuda,triton timeout "$TESTS" \
-    "$PYTHON" -m pytest -q "${parallel[@]}" tests/ops tests/cpp
+    "$PYTHON" -m pytest -q -m "not slow" "${parallel[@]}" tests/ops tests/cpp
 }
 
-# Every benchmark of an op, one process each: what one lacks does not stop the others.
+# Every benchmark with cases on a GPU, one process each: what one lacks does not stop the others.
 run_benchmarks() {
   local names name left=0 share failed=()
-  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'extract|logistic') || return 1
+  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'decode|extract|gather_rows|gemm|logistic') || return 1
   left=$(wc -w <<<"$names")
   for name in $names; do
     share=$(((TOTAL - SECONDS) / left))

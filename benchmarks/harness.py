@@ -2,7 +2,8 @@
 
 A benchmark is a file `bench_NAME.py` with one function, `cases(quick: bool)`, that yields `Case`
 objects; `run.py` does the rest. Cases are generated one after another, so that only the inputs of
-one are alive. `quick` asks for the smallest case or two.
+one are alive. `quick` asks for the smallest case or two. One with cases for a GPU, too, makes those
+of `device.devices()` only.
 
     def cases(quick):
         x = make_input()

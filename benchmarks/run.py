@@ -31,7 +31,8 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from harness import Contestant, Row, measure  # noqa: E402  the path is set above
+import device  # noqa: E402  the path is set above
+from harness import Contestant, Row, measure  # noqa: E402
 
 from pyfeat._config import num_threads  # noqa: E402
 
@@ -128,6 +129,7 @@ class Plan:
 def run(name: str, plan: Plan) -> dict[str, Any]:
     """Return the report of one benchmark: rows, and all that is needed to judge and repeat them."""
     rows: list[Row] = []
+    device.only = plan.device
     start = time.monotonic()
     complete = True
     for number, case in enumerate(import_module(f"bench_{name}").cases(plan.quick), 1):

@@ -47,8 +47,8 @@ __device__ void load_panel(const Item* rows, long long stride, long long count, 
 
 template <typename Item, bool kWide>
 __global__ void __launch_bounds__(kThreads) keys_kernel(KeysOf work) {
-  __shared__ alignas(16) float left[kDepth][kPitch];
-  __shared__ alignas(16) float right[kDepth][kPitch];
+  __shared__ __align__(16) float left[kDepth][kPitch];
+  __shared__ __align__(16) float right[kDepth][kPitch];
   const long long row = static_cast<long long>(blockIdx.x) * kTile;
   const int across = threadIdx.x % 16 * 4, down = threadIdx.x / 16 * 4;
   const Item* base = static_cast<const Item*>(work.base);

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+LEAST_CAPABILITY = (8, 0)  # what CMakeLists.txt compiles for; Triton supports nothing older either
 
 
 def as_tensor(x: Any, name: str) -> Tensor:
@@ -97,13 +101,36 @@ def why_not_cpp(**tensors: Asked) -> str | None:
 
 def why_not_cuda(**tensors: Asked) -> str | None:
     """Return why the backend "cuda" cannot take these tensors, or None."""
-    return _why_not_on("cuda", tensors) or _why_gradient(tensors) or _why_no_cuda_module()
+    reason = _why_not_on("cuda", tensors) or _why_gradient(tensors) or _why_no_cuda_module()
+    return reason or _why_too_old(tensors)
 
 
 def why_not_triton(**tensors: Asked) -> str | None:
     """Return why the backend "triton" cannot take these tensors, or None."""
     where = "cpu" if interpreting() else "cuda"
-    return _why_not_on(where, tensors) or _why_gradient(tensors) or _why_no_triton_package()
+    reason = _why_not_on(where, tensors) or _why_gradient(tensors) or _why_no_triton_package()
+    return reason or _why_too_old(tensors)
+
+
+@contextmanager
+def stream_of(tensor: Tensor) -> Iterator[int]:
+    """Work on the GPU of a tensor for as long as the block lasts, and hand out its stream."""
+    with torch.cuda.device(tensor.get_device()):  # -1, and nothing happens, on the CPU
+        yield torch.cuda.current_stream().cuda_stream if tensor.is_cuda else 0
+
+
+def why_capability(found: tuple[int, int]) -> str | None:
+    """Return why a GPU of this compute capability cannot run the kernels, or None."""
+    if found >= LEAST_CAPABILITY:
+        return None
+    least, have = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, found))
+    return f"the GPU must have compute capability {least} or more, got {have}"
+
+
+def _why_too_old(tensors: dict[str, Tensor | None]) -> str | None:
+    devices = {t.device for t in tensors.values() if t is not None and t.is_cuda}
+    reasons = (why_capability(torch.cuda.get_device_capability(device)) for device in devices)
+    return next(filter(None, reasons), None)
 
 
 def _why_not_on(where: str, tensors: dict[str, Asked]) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyfeat._config import num_threads
-from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_cuda, why_not_triton
+from pyfeat.ops._check import as_tensor, like, stream_of, why_not_cpp, why_not_cuda, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._quantize_rows import Store, cuda_store, triton_store
 from pyfeat.ops._quantize_rows_out import (
@@ -257,7 +257,7 @@ def _fold_cuda(x: Tensor, method: str, p: float, rows: Tensor) -> None:
     from pyfeat._cuda import pool as run
 
     n, c, positions = x.shape
-    with torch.cuda.device(x.device):
+    with stream_of(x) as stream:
         run(
             x.data_ptr(),
             ITEM[x.dtype],
@@ -267,7 +267,7 @@ def _fold_cuda(x: Tensor, method: str, p: float, rows: Tensor) -> None:
             p=p,
             rows=rows.data_ptr(),
             row_stride=rows.stride(0),
-            stream=torch.cuda.current_stream().cuda_stream,
+            stream=stream,
         )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyfeat.ops._check import as_tensor
+from pyfeat.ops._check import as_tensor, stream_of
 from pyfeat.ops._preprocess_reference import Image, table_of, taps_of
 from pyfeat.ops._preprocess_spec import Cut, Preprocessing, cuts
 
@@ -133,7 +133,7 @@ def run_cuda(
         _job(one, narrow.data_ptr() + begin, pitch)
         for one, begin, pitch in zip(todo, begins, pitches, strict=False)
     ]
-    with torch.cuda.device(out.device):
+    with stream_of(out) as stream:
         jobs = torch.tensor(rows, dtype=torch.int64).to(out.device)
         launch(
             jobs=jobs.data_ptr(),
@@ -144,7 +144,7 @@ def run_cuda(
             side=spec.crop,
             table=todo[0].table.data_ptr(),
             item_bytes=out.element_size(),
-            stream=torch.cuda.current_stream().cuda_stream,
+            stream=stream,
         )
     return out
 

@@ -12,6 +12,7 @@ from pyfeat._config import num_threads
 from pyfeat.ops._check import (
     as_tensor,
     like,
+    stream_of,
     why_not_cpp,
     why_not_cuda,
     why_not_triton,
@@ -242,7 +243,7 @@ def cuda_store(rows: Tensor, scales: Tensor | None, l2: bool, result: Any) -> No
     to, codes = addresses(result)
     target = result.rows.dtype if isinstance(result, Quantized) else result.dtype
     n, d = rows.shape
-    with torch.cuda.device(rows.device):
+    with stream_of(rows) as stream:
         run(
             rows.data_ptr(),
             ITEM[rows.dtype],
@@ -254,7 +255,7 @@ def cuda_store(rows: Tensor, scales: Tensor | None, l2: bool, result: Any) -> No
             ITEM[target],
             to,
             codes,
-            torch.cuda.current_stream().cuda_stream,
+            stream,
         )
 
 

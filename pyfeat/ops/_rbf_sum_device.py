@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyfeat.ops._check import stream_of
 from pyfeat.ops._rbf_sum_kernels import Gaussian, Laplacian, Linear, PairKernel, Polynomial
 from pyfeat.ops._rbf_sum_linear import linear
 from pyfeat.ops._rbf_sum_reference import Sums, centre_of, centred
@@ -155,7 +156,7 @@ def launch_cuda(kernel: PairKernel, slab: Slab) -> None:
     numbers = torch.tensor([*gammas, coef0], dtype=torch.float32, device=device)
     sides = (x.rows[part], y.rows, x.norms[part], y.norms, x.weights[part], y.weights)
     outputs = (slab.row_sums, slab.column_sums, slab.coefficients)
-    with torch.cuda.device(device):
+    with stream_of(x.rows) as stream:
         run(
             [t.data_ptr() for t in sides],
             [0 if t is None else t.data_ptr() for t in outputs],
@@ -163,5 +164,5 @@ def launch_cuda(kernel: PairKernel, slab: Slab) -> None:
             form=(kind, degree if kind == 2 else len(gammas)),
             shape=(slab.first, slab.height, m, d),
             within=(2 if slab.leave_out else 1) if slab.within else 0,
-            stream=torch.cuda.current_stream(device).cuda_stream,
+            stream=stream,
         )

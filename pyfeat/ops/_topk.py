@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyfeat._config import num_threads
 from pyfeat._rows import is_stream
-from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_cuda, why_not_triton
+from pyfeat.ops._check import as_tensor, like, stream_of, why_not_cpp, why_not_cuda, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._topk_reference import nearest
 from pyfeat.ops._topk_screen import screened
@@ -216,7 +216,7 @@ def _cuda_keys(x: Tensor, y: Tensor, mul: Tensor, add: Tensor) -> Tensor:
     from pyfeat._cuda import topk_keys
 
     keys = torch.empty((len(x), len(y)), dtype=torch.float32, device=x.device)
-    with torch.cuda.device(x.device):
+    with stream_of(x) as stream:
         topk_keys(
             queries=x.data_ptr(),
             base=y.data_ptr(),
@@ -228,7 +228,7 @@ def _cuda_keys(x: Tensor, y: Tensor, mul: Tensor, add: Tensor) -> Tensor:
             n=len(x),
             m=len(y),
             d=x.shape[1],
-            stream=torch.cuda.current_stream().cuda_stream,
+            stream=stream,
         )
     return keys
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
+ON_CPU = re.search(r"grep -vxE '(.*)'", SCRIPT.read_text())[1].split("|")
+NAMES = sorted(path.stem.removeprefix("bench_") for path in SCRIPT.parent.glob("bench_*.py"))
 
 
 def start(python: str) -> subprocess.CompletedProcess[str]:
@@ -48,3 +53,16 @@ def test_script_refuses_a_python_without_torch():
     done = start("no-such-python")
     assert done.returncode == 1
     assert done.stderr.startswith("gpu.sh: no-such-python must have torch")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ON_CPU])
+def test_benchmark_spends_no_time_on_cases_of_the_cpu(monkeypatch, name):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    device = import_module("device")
+    monkeypatch.setattr(device, "only", "cuda")
+    made = islice(import_module(f"bench_{name}").cases(quick=True), 1)
+    assert [case.device for case in made] == ["cuda"] * torch.cuda.is_available()
+
+
+def test_what_the_script_leaves_out_is_a_benchmark():
+    assert set(ON_CPU) < set(NAMES)

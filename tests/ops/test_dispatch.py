@@ -11,7 +11,7 @@ import torch
 import pyfeat
 from pyfeat.errors import BackendError
 from pyfeat.ops import Preprocessing, explain
-from pyfeat.ops._check import why_no_core
+from pyfeat.ops._check import why_capability, why_no_core
 from pyfeat.ops._dispatch import Backend, choose, explain_backends, never_refuses
 from pyfeat.ops._preprocess import BACKENDS
 
@@ -190,3 +190,9 @@ def test_instruction_set_in_use_is_the_best():
     from pyfeat import _core
 
     assert _core.isa() == _core.isas()[0]
+
+
+def test_gpu_older_than_the_kernels_is_refused():
+    assert why_capability((7, 5)) == "the GPU must have compute capability 8.0 or more, got 7.5"
+    assert why_capability((8, 0)) is None
+    assert why_capability((10, 0)) is None

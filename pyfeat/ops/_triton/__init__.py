@@ -1,7 +1,7 @@
 """Triton kernels, one module per op: imported only when they run or are compiled.
 
-Each module has a tuple `KERNELS` of `Kernel`, every way its launcher starts a kernel: what
-`python -m pyfeat.ops._triton.compile` compiles without a GPU.
+Each module has a tuple `KERNELS` of `Kernel`, what `python -m pyfeat.ops._triton.compile` compiles
+without a GPU: every branch that constants choose; types and block sizes may stand for others.
 """
 
 from __future__ import annotations

@@ -67,6 +67,13 @@ def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
     }
 
 
+def of_ones(kernel: Kernel) -> Kernel:
+    """Return the kernel of a launch whose integers are all 1: Triton makes constants of these."""
+    ones = {name: 1 for name, kind in kernel.signature.items() if kind in ("i32", "i64")}
+    signature = {name: kind for name, kind in kernel.signature.items() if name not in ones}
+    return kernel._replace(signature=signature, constants={**kernel.constants, **ones})
+
+
 def _ptxas(ptx: str) -> str:
     import triton
 
@@ -89,11 +96,12 @@ def _ptxas(ptx: str) -> str:
 
 
 def reports(wanted: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield one report per kernel of these ops, variant and architecture."""
+    """Yield the reports of each kernel of these ops: for each architecture, and of ones."""
     for op in wanted:
         for kernel in import_module(f"{package.__name__}.{op}").KERNELS:
             for architecture in ARCHITECTURES:
                 yield {"op": op, **resources(kernel, architecture)}
+            yield {"op": op, **resources(of_ones(kernel), ARCHITECTURES[0])}
 
 
 def main(arguments: list[str]) -> int:

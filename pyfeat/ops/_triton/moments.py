@@ -36,8 +36,9 @@ def moments_sums(
     COLUMNS: tl.constexpr,
 ):
     """Sum one strip of columns over one part of the rows."""
-    part = tl.program_id(1).to(tl.int64)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    strips = tl.cdiv(d, COLUMNS)
+    part = (tl.program_id(0) // strips).to(tl.int64)
+    column = tl.program_id(0) % strips * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < d
     near = tl.load(shift + part * d + column, mask=inside, other=0.0)
     begin, end = tl.load(bounds + part), tl.load(bounds + part + 1)
@@ -65,16 +66,17 @@ def moments_tile(
     scales,
     bounds,
     shift,
-    tiles,  # *(t, 2) i32: rows and columns of tiles on or above the diagonal
+    tiles,  # *(count, 2) i32: rows and columns of tiles on or above the diagonal
     out,  # *(parts, d, d) f64: added to
+    count,
     d,
     TILE: tl.constexpr,
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     """Add one tile of the product of one part of the centred rows."""
-    part = tl.program_id(1).to(tl.int64)
-    tile = tiles + tl.program_id(0) * 2
+    part = (tl.program_id(0) // count).to(tl.int64)
+    tile = tiles + tl.program_id(0) % count * 2
     i = tl.load(tile) * TILE + tl.arange(0, TILE)
     j = tl.load(tile + 1) * TILE + tl.arange(0, TILE)
     near_i = tl.load(shift + part * d + i, mask=i < d, other=0.0)
@@ -155,8 +157,10 @@ def _sums(given: tuple[Tensor, ...], near: Tensor, parts: int) -> Tensor:
     out = torch.zeros((many * parts, 2, d), dtype=torch.float64, device=near.device)
     shift = near.repeat_interleave(parts, dim=0)
     if d:
-        grid = (triton.cdiv(d, MEAN_COLUMNS), many * parts)
-        moments_sums[grid](*given, shift, out, d, ROWS, MEAN_COLUMNS, num_warps=WARPS)
+        # In one direction, for only that one takes more than 65535 programs.
+        grid = (triton.cdiv(d, MEAN_COLUMNS) * many * parts,)
+        with torch.cuda.device_of(out):
+            moments_sums[grid](*given, shift, out, d, ROWS, MEAN_COLUMNS, num_warps=WARPS)
     return out.reshape(many, parts, 2, d).sum(1)
 
 
@@ -168,10 +172,12 @@ def _products(given: tuple[Tensor, ...], near: Tensor, parts: int) -> Tensor:
     across = triton.cdiv(d, TILE)
     tiles = torch.triu_indices(across, across, device=near.device).T.to(torch.int32).contiguous()
     if d:
-        grid = (len(tiles), many * parts)
-        moments_tile[grid](
-            *given, shift, tiles, out, d, TILE, ROWS, DEPTH, num_warps=WARPS, num_stages=2
-        )
+        count = len(tiles)
+        sizes = (TILE, ROWS, DEPTH)
+        with torch.cuda.device_of(out):
+            moments_tile[(count * many * parts,)](
+                *given, shift, tiles, out, count, d, *sizes, num_warps=WARPS, num_stages=2
+            )
     return out.reshape(many, parts, d, d).sum(1)
 
 
@@ -196,7 +202,7 @@ KERNELS = tuple(
         Kernel(moments_sums, _signature(item), {"ROWS": ROWS, "COLUMNS": MEAN_COLUMNS}, WARPS),
         Kernel(
             moments_tile,
-            _signature(item, tiles="*i32"),
+            _signature(item, tiles="*i32", count="i32"),
             {"TILE": TILE, "ROWS": ROWS, "DEPTH": DEPTH},
             WARPS,
         ),

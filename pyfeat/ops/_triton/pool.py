@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -50,7 +51,7 @@ def _careful_mean(
     for first in range(0, positions, BLOCK_L):
         v, _ = _tile(x, c, first, channels, positions, stride, 0.0, ADJACENT, BLOCK_L)
         sums += v.to(tl.float64)
-    return (tl.sum(sums, 1) / positions.to(tl.float64)).to(tl.float32)
+    return (tl.sum(sums, 1) / tl.cast(positions, tl.float64)).to(tl.float32)
 
 
 @triton.jit
@@ -70,7 +71,7 @@ def _careful_power(
         ratio = tl.where(v < FLOOR, FLOOR, v) / safe[:, None]
         ratio = tl.where(ratio > 1e-37, ratio, 1e-37)
         sums += tl.where(inside, tl.exp2(tl.log2(ratio) * p), 0.0)
-    mean = tl.sum(sums, 1) / positions.to(tl.float32)
+    mean = tl.sum(sums, 1) / tl.cast(positions, tl.float32)
     # Channels beyond the last have no sum, and no logarithm.
     root = safe * tl.exp2(tl.log2(tl.where(mean > 0, mean, 1.0)) / p)
     return tl.where(most < float("inf"), root, most)
@@ -112,7 +113,7 @@ def fold(
                 v = tl.where(v < FLOOR, FLOOR, v)
                 v = tl.where(inside, v * v * v, 0.0)
             sums += v
-        mean = tl.div_rn(tl.sum(sums, 1), positions.to(tl.float32))
+        mean = tl.div_rn(tl.sum(sums, 1), tl.cast(positions, tl.float32))
         good = (tl.abs(mean) < float("inf")) | (c >= channels)
         if METHOD == 2:
             good = good & ((mean >= 1e-33) | (c >= channels))
@@ -157,20 +158,21 @@ def run(x: Tensor, method: int, p: float, stride: int, adjacent: bool, rows: Ten
     else:
         block_l = min(128, triton.next_power_of_2(max(positions, 16)))
         block_c = 2048 // block_l
-    fold[(n, triton.cdiv(channels, block_c))](
-        x,
-        rows,
-        channels,
-        positions,
-        x.stride(0),
-        stride,
-        rows.stride(0),
-        p,
-        METHOD=method,
-        ADJACENT=adjacent,
-        BLOCK_C=block_c,
-        BLOCK_L=block_l,
-    )
+    with torch.cuda.device_of(x):
+        fold[(n, triton.cdiv(channels, block_c))](
+            x,
+            rows,
+            channels,
+            positions,
+            x.stride(0),
+            stride,
+            rows.stride(0),
+            p,
+            METHOD=method,
+            ADJACENT=adjacent,
+            BLOCK_C=block_c,
+            BLOCK_L=block_l,
+        )
 
 
 def _kernel(source: str, method: int, adjacent: bool, block_c: int, block_l: int) -> Kernel:
@@ -185,9 +187,11 @@ def _kernel(source: str, method: int, adjacent: bool, block_c: int, block_l: int
     return Kernel(fold, signature, constants)
 
 
+_SHAPES = ((True, 128, 16), *((False, 2048 // length, length) for length in (16, 32, 64, 128)))
+
 KERNELS = tuple(
     _kernel(source, method, *shape)
-    for source in ("*fp32", "*bf16")
+    for source, shapes in (("*fp32", _SHAPES), ("*fp16", _SHAPES[:1]), ("*bf16", _SHAPES[::4]))
     for method in (AVG, MAX, CUBES, POWERS)
-    for shape in ((True, 128, 16), (False, 32, 64), (False, 16, 128))
+    for shape in shapes
 )

@@ -93,33 +93,34 @@ def launch(one: Pass) -> None:
     block_y = ROWS_INTERPRETED if interpreting() else ROWS
     narrow = torch.empty(rows, 3, count, dtype=torch.uint8, device=out.device)
     corner = image[down.source :, across.source :]
-    preprocess_across[(triton.cdiv(rows, block_y), triton.cdiv(count, BLOCK_X))](
-        corner,
-        narrow,
-        across.starts,
-        across.weights,
-        image.stride(0),
-        rows,
-        count,
-        across.weights.shape[1],
-        block_y,
-        BLOCK_X,
-        num_warps=4,
-    )
-    preprocess_down[(triton.cdiv(height, block_y), triton.cdiv(count, BLOCK_X), 3)](
-        narrow,
-        down.starts,
-        down.weights,
-        table,
-        out[:, down.at :, across.at :],
-        height,
-        count,
-        down.weights.shape[1],
-        side,
-        block_y,
-        BLOCK_X,
-        num_warps=4,
-    )
+    with torch.cuda.device_of(image):
+        preprocess_across[(triton.cdiv(rows, block_y), triton.cdiv(count, BLOCK_X))](
+            corner,
+            narrow,
+            across.starts,
+            across.weights,
+            image.stride(0),
+            rows,
+            count,
+            across.weights.shape[1],
+            block_y,
+            BLOCK_X,
+            num_warps=4,
+        )
+        preprocess_down[(triton.cdiv(height, block_y), triton.cdiv(count, BLOCK_X), 3)](
+            narrow,
+            down.starts,
+            down.weights,
+            table,
+            out[:, down.at :, across.at :],
+            height,
+            count,
+            down.weights.shape[1],
+            side,
+            block_y,
+            BLOCK_X,
+            num_warps=4,
+        )
 
 
 _BLOCKS = {"ROWS": ROWS, "BLOCK_X": BLOCK_X}

@@ -103,21 +103,22 @@ def run(x: Tensor, scales: Tensor | None, l2: bool, out: Tensor, codes: Tensor |
     n, d = out.shape
     if n == 0:
         return
-    store_rows[(n,)](
-        x,
-        x if scales is None else scales,
-        out,
-        out if codes is None else codes,
-        d,
-        x.stride(0),
-        SCALED=scales is not None,
-        L2=l2,
-        INT8=codes is not None,
-        BLOCK=min(BLOCK, triton.next_power_of_2(max(d, 16))),
-    )
+    with torch.cuda.device_of(x):
+        store_rows[(n,)](
+            x,
+            x if scales is None else scales,
+            out,
+            out if codes is None else codes,
+            d,
+            x.stride(0),
+            SCALED=scales is not None,
+            L2=l2,
+            INT8=codes is not None,
+            BLOCK=min(BLOCK, triton.next_power_of_2(max(d, 16))),
+        )
 
 
-def _kernel(source: torch.dtype, target: torch.dtype, l2: bool) -> Kernel:
+def _kernel(source: torch.dtype, target: torch.dtype, l2: bool, block: int = BLOCK) -> Kernel:
     signature = {
         "x": TYPES[source],
         "scales": "*fp32",
@@ -130,14 +131,15 @@ def _kernel(source: torch.dtype, target: torch.dtype, l2: bool) -> Kernel:
         "SCALED": source == torch.int8,
         "L2": l2,
         "INT8": target == torch.int8,
-        "BLOCK": BLOCK,
+        "BLOCK": block,
     }
     return Kernel(store_rows, signature, constants)
 
 
 KERNELS = (
     *(_kernel(torch.float32, t, l2) for t in TYPES for l2 in (False, True)),
+    _kernel(torch.float32, torch.int8, True, 16),
+    _kernel(torch.float16, torch.int8, False),
     _kernel(torch.bfloat16, torch.int8, False),
-    _kernel(torch.int8, torch.float32, False),
-    _kernel(torch.int8, torch.float16, False),
+    *(_kernel(torch.int8, t, False) for t in TYPES if t != torch.int8),
 )

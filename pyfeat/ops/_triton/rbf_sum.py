@@ -114,7 +114,7 @@ def launch(kernel: PairKernel, slab: Slab) -> None:
     numbers = torch.tensor([*gammas, coef0], dtype=torch.float32, device=device)
     coefficients: Tensor = slab.row_sums if slab.coefficients is None else slab.coefficients
     grid = (triton.cdiv(slab.height, TILE), triton.cdiv(m, TILE))
-    with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad():
+    with torch.cuda.device_of(x.rows):
         tile_sums[grid](
             x.rows[part],
             y.rows,

@@ -146,21 +146,22 @@ def _launch(z: list[Tensor], y: Tensor, w: Tensor, shape: tuple[int, int]) -> tu
     tiles = triton.cdiv(n, ROWS)
     losses = torch.empty_like(w)
     parts = torch.empty((tiles, PARTS, problems, outputs), dtype=torch.float32, device=y.device)
-    residuals[(tiles, problems)](
-        z[0],
-        z[-1],
-        y,
-        w,
-        losses,
-        parts,
-        n,
-        outputs,
-        TURN=len(z) > 1,
-        VIRTUAL=int(outputs == 1),
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
-        num_warps=4,
-    )
+    with torch.cuda.device_of(y):
+        residuals[(tiles, problems)](
+            z[0],
+            z[-1],
+            y,
+            w,
+            losses,
+            parts,
+            n,
+            outputs,
+            TURN=len(z) > 1,
+            VIRTUAL=int(outputs == 1),
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
+            num_warps=4,
+        )
     return losses, parts
 
 

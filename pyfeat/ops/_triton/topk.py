@@ -42,10 +42,11 @@ def keys_of(x: Tensor, y: Tensor, mul: Tensor, add: Tensor) -> Tensor:
     keys = torch.empty((n, m), dtype=torch.float32, device=x.device)
     grid = (triton.cdiv(m, TILE), triton.cdiv(n, TILE))
     if n and m:
-        keys_kernel[grid](
-            x, y, y.stride(0), mul, add, keys, n, m, x.shape[1], TILE=TILE, DEPTH=DEPTH,
-            num_warps=8, num_stages=2,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            keys_kernel[grid](
+                x, y, y.stride(0), mul, add, keys, n, m, x.shape[1], TILE=TILE, DEPTH=DEPTH,
+                num_warps=8, num_stages=2,
+            )  # fmt: skip
     return keys
 
 
