@@ -127,8 +127,8 @@ def why_capability(found: tuple[int, int]) -> str | None:
     return f"the GPU must have compute capability {least} or more, got {have}"
 
 
-def _why_too_old(tensors: dict[str, Tensor | None]) -> str | None:
-    devices = {t.device for t in tensors.values() if t is not None and t.is_cuda}
+def _why_too_old(tensors: dict[str, Asked]) -> str | None:
+    devices = {t.device for t in tensors.values() if isinstance(t, Tensor) and t.is_cuda}
     reasons = (why_capability(torch.cuda.get_device_capability(device)) for device in devices)
     return next(filter(None, reasons), None)
 
