@@ -23,7 +23,7 @@ from PIL import Image
 from pyfeat import _core
 from pyfeat._config import num_threads
 from pyfeat.ops import decode_preprocess
-from pyfeat.ops._preprocess import _geometry
+from pyfeat.ops._preprocess_spec import geometry
 
 CALLS_PER_THREAD = 8
 MEAN_LEVEL = 1.0  # what "fast" may differ by on average, in 255ths
@@ -174,7 +174,7 @@ def simplejpeg_numpy(content: bytes, bound: float, target: int | None) -> Contes
 
 def one_box(image: Image.Image) -> np.ndarray:
     """Resize only what survives the crop; normalise."""
-    height, width, top, left = _geometry(image.height, image.width, SPEC)
+    height, width, top, left = geometry(image.height, image.width, SPEC)
     down, across = image.height / height, image.width / width
     right, bottom = left + SPEC.crop, top + SPEC.crop
     box = (left * across, top * down, right * across, bottom * down)

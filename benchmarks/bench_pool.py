@@ -142,6 +142,7 @@ def torch_pool(x: torch.Tensor, method: str, layout: str, target: torch.dtype) -
 def compiled(plain: Run, bound: float, wait: Callable[[], None]) -> Contestant:
     """Compile a contestant now, while no clock runs, for as many threads as will run it."""
     torch.set_num_threads(num_threads())
+    torch._dynamo.reset()  # each case is compiled anew: torch gives up after eight
     fast = torch.compile(plain, fullgraph=True, dynamic=False)
     try:
         fast()

@@ -32,9 +32,9 @@ Run = Callable[[], Any]
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    kinds = (("float32", "ip"), ("float32", "l2"), ("float16", "ip"), ("int8", "ip"))
-    plan = [(*kind, n) for n in (1, QUERIES) for kind in kinds]
-    for dtype, metric, n in plan[:1] if quick else plan:
+    kinds = (("float32", "ip"), ("float16", "ip"), ("int8", "ip"), ("float32", "l2"))
+    plan = [(*kind, n) for n in (QUERIES, 1) for kind in kinds]
+    for dtype, metric, n in plan[-1:] if quick else plan:
         queries, base, scales = data(dtype, n)
         find = partial(topk, queries, base, K, metric=metric, scales=scales)
         case = partial(
