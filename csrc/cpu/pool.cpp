@@ -141,6 +141,7 @@ Floats fold_lanes(Floats* parts) {
 }
 
 constexpr std::ptrdiff_t kShortRun = 256, kAhead = 3072;  // numbers: fetched ahead, and how far
+constexpr std::ptrdiff_t kSpan = 256 * kWidth;  // numbers whose sum is made before it is added
 constexpr int kRuns = 4;  // channels folded at once, so that sums do not wait for each other
 
 // parts[k] is n adjacent numbers from `offsets[k]` on, folded into one vector.
@@ -149,16 +150,15 @@ void fold_runs(const FeatureMap& map, const std::ptrdiff_t* offsets, const Fold&
                Floats* parts) {
   const auto* data = static_cast<const typename As::Number*>(map.data);
   const std::ptrdiff_t n = map.positions, whole = n / kWidth * kWidth;
-  const auto *p = data + offsets[0], *q = data + offsets[1], *r = data + offsets[2],
-             *s = data + offsets[3];
-  Floats a = Fold::start(), b = a, c = a, d = a;
-  for (std::ptrdiff_t i = 0; i < whole; i += kWidth) {
-    a = fold.step(a, As::load(p + i));
-    b = fold.step(b, As::load(q + i));
-    c = fold.step(c, As::load(r + i));
-    d = fold.step(d, As::load(s + i));
+  for (int k = 0; k < kRuns; ++k) parts[k] = Fold::start();
+  for (std::ptrdiff_t first = 0; first < whole; first += kSpan) {
+    const std::ptrdiff_t end = first + kSpan < whole ? first + kSpan : whole;
+    Floats span[kRuns] = {Fold::start(), Fold::start(), Fold::start(), Fold::start()};
+    for (std::ptrdiff_t i = first; i < end; i += kWidth)
+#pragma GCC unroll 4
+      for (int k = 0; k < kRuns; ++k) span[k] = fold.step(span[k], As::load(data + offsets[k] + i));
+    for (int k = 0; k < kRuns; ++k) parts[k] = Fold::merge(parts[k], span[k]);
   }
-  parts[0] = a, parts[1] = b, parts[2] = c, parts[3] = d;
   if (whole == n) return;
   const Int32s inside = kLaneNumbers < static_cast<std::int32_t>(n - whole);
   for (int k = 0; k < kRuns; ++k) {
