@@ -99,12 +99,13 @@ def _add(
     # Held until the call returns: it sees addresses only.
     w = None if weights is None or weights.dtype == torch.bool else weights.contiguous()
     s = None if scales is None else scales.detach().float().contiguous()
+    bounds = bounds.contiguous()
     many = len(bounds) - 1
     add(
         rows=tuple(0 if part is None else part.data_ptr() for part in (rows, order, w, s)),
         item=ITEMS[str(rows.dtype).removeprefix("torch.")],
         d=rows.shape[1],
-        bounds=bounds.contiguous().data_ptr(),
+        bounds=bounds.data_ptr(),
         groups=many,
         diagonal=found.scatter.ndim == found.mean.ndim,
         threads=num_threads(),

@@ -223,6 +223,8 @@ def _cpp(images: Sequence[Image], spec: Preprocessing, dtype: torch.dtype, out: 
         )
         for s in sources
     ]
+    # Held until the call is over: the cache drops what two threads make of one spec at once.
+    table = table_of(spec, dtype)
     r, g, b = spec.fill
     run(
         np.array(jobs, dtype=np.int64),
@@ -230,7 +232,7 @@ def _cpp(images: Sequence[Image], spec: Preprocessing, dtype: torch.dtype, out: 
         bicubic=spec.interpolation == "bicubic",
         hflip=spec.hflip,
         fill=r | g << 8 | b << 16,
-        table=table_of(spec, dtype).data_ptr(),
+        table=table.data_ptr(),
         item_bytes=out.element_size(),
         out=out.data_ptr(),
         threads=num_threads() if len(jobs) > 1 else 1,

@@ -6,6 +6,7 @@ import ctypes
 import json
 import mmap
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -340,6 +341,23 @@ def test_image_is_not_changed(backend, rng):
     before = image.copy()
     run(image, Preprocessing(), backend)
     assert np.array_equal(image, before)
+
+
+def test_threads_that_meet_a_setting_first_at_once_get_its_values(rng):
+    # Bug: each made the table of values, all but one was freed before the kernel read it.
+    image = noise(rng, (40, 50))
+    for size in range(20, 60):
+        spec = Preprocessing(size, size)
+        at_once = Barrier(8)
+
+        def meet(spec=spec, at_once=at_once):
+            at_once.wait()
+            return preprocess(image, spec, backend="cpp")
+
+        with ThreadPoolExecutor(8) as pool:
+            found = [f.result() for f in [pool.submit(meet) for _ in range(8)]]
+        expected = preprocess(image, spec, backend="reference")
+        assert all(torch.equal(pixels, expected) for pixels in found)
 
 
 def test_eight_threads_give_the_same_bytes(backend, rng):
