@@ -18,6 +18,7 @@ Floats absolute(Floats x) {
 Floats not_negative(Floats x) { return x < 0.0f ? Floats{} : x; }
 
 struct Gaussian {
+  static constexpr bool kBounded = true;
   const PairForm& form;
 
   template <bool kSlope>
@@ -37,6 +38,7 @@ struct Gaussian {
 
 // One bandwidth: no loop between the exp of one vector and of the next.
 struct OneGaussian {
+  static constexpr bool kBounded = true;
   float gamma;
 
   template <bool kSlope>
@@ -49,6 +51,7 @@ struct OneGaussian {
 };
 
 struct Laplacian {
+  static constexpr bool kBounded = true;
   float gamma;
 
   template <bool kSlope>
@@ -60,6 +63,7 @@ struct Laplacian {
 };
 
 struct Polynomial {
+  static constexpr bool kBounded = false;
   const PairForm& form;
 
   template <bool kSlope>
@@ -72,18 +76,33 @@ struct Polynomial {
   }
 };
 
-// One row of the tile: returns the sum over j of wy_j k_ij.
+// The numbers of `v` but 0 behind the last column and in column `skip`: a weight of 0 does not take
+// out what is infinite.
+Floats only_pairs(Floats v, std::ptrdiff_t j, std::ptrdiff_t count, std::ptrdiff_t skip) {
+  Int32s column;
+  for (int i = 0; i < kWidth; ++i) column[i] = static_cast<std::int32_t>(j + i);
+  const Int32s there =
+      (column < static_cast<std::int32_t>(count)) & (column != static_cast<std::int32_t>(skip));
+  return there ? v : Floats{};
+}
+
+// One row of the tile: returns the sum over j of wy_j k_ij, without column `skip` where that is
+// one.
 template <Wanted kWanted, bool kColumns, typename Form>
 float sum_row(const Form& form, const TileSide& rows, std::ptrdiff_t i, const TileSide& columns,
-              float* line) {
+              float* line, std::ptrdiff_t skip) {
   constexpr bool kGradient = kWanted == Wanted::kGradient;
   const Floats row_norm = splat(rows.norms[i]);
   const float row_weight = rows.weights[i];
   Floats sum{}, pull{};
   for (std::ptrdiff_t j = 0; j < columns.count; j += kWidth) {
     Floats slope;
-    const Floats k = form.template value<kGradient>(load_floats(line + j), row_norm,
-                                                    load_floats(columns.norms + j), slope);
+    Floats k = form.template value<kGradient>(load_floats(line + j), row_norm,
+                                              load_floats(columns.norms + j), slope);
+    if constexpr (!Form::kBounded) {
+      k = only_pairs(k, j, columns.count, skip);
+      if (kGradient) slope = only_pairs(slope, j, columns.count, skip);
+    }
     const Floats weight = load_floats(columns.weights + j);
     sum += weight * k;
     if (kWanted != Wanted::kValue && kColumns)
@@ -109,10 +128,10 @@ double sum_tile(const Form& form, const TileSide& rows, const TileSide& columns,
     if (same) {
       const float weight = columns.weights[i];
       if (leave_out) columns.weights[i] = 0;
-      sum = sum_row<kWanted, false>(form, rows, i, columns, line);
+      sum = sum_row<kWanted, false>(form, rows, i, columns, line, leave_out ? i : -1);
       columns.weights[i] = weight;
     } else {
-      sum = sum_row<kWanted, true>(form, rows, i, columns, line);
+      sum = sum_row<kWanted, true>(form, rows, i, columns, line, -1);
     }
     if (kWanted != Wanted::kValue) rows.sums[i] += sum;
     total += static_cast<double>(rows.weights[i]) * sum;

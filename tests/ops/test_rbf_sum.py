@@ -259,6 +259,21 @@ def test_a_huge_row_is_far_from_the_others(backend, name):
     assert largest_error(got, expected) <= bound(40, 40, 3)
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "kernel"),
+    [
+        ([[-1e5]], [[1e5]], Polynomial(1.0, 1e10, 5)),  # (x y + c)^5 = 0, its slope times c = inf
+        ([[1e10, 0.0], [0.0, 1e10]], None, Polynomial(1.0, 1.0, 3)),  # k(x, x) = inf, left out
+    ],
+    ids=["cancelled", "diagonal"],
+)
+def test_infinities_that_no_pair_has_stay_out(cpp, x, y, kernel):
+    X, Y = torch.tensor(x), None if y is None else torch.tensor(y)
+    how = {"diagonal": y is not None, "gradient": "rows"}
+    got, expected = both(cpp, X, Y, kernel=kernel, **how)
+    assert largest_error(got, expected) <= bound(2, 2, 2)
+
+
 def test_a_common_offset_costs_no_digits(backend):
     X, Y = rows(50, D, 1, backend.device), rows(40, D, 2, backend.device)
     X, Y = (X * 64).round() / 64 + 8192, (Y * 64).round() / 64 + 8192  # exact in float32
