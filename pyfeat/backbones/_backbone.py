@@ -1,18 +1,21 @@
-"""A frozen backbone: images in, rows out, and an identity."""
+"""A frozen backbone: batches in, rows out, and an identity."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyfeat.backbones._engine import Engine, Inputs, make_engine
 from pyfeat.backbones._freeze import make_fast
+from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
+from pyfeat.backbones._modality import Preparation, check_inputs, example_inputs, modality_of
 from pyfeat.backbones._precision import exact_float32
 from pyfeat.backbones._pretrained import Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
-from pyfeat.ops._preprocess import Preprocessing
 
 # What the code of a module raises for inputs that it was not made for.
 _FORWARD_ERRORS = (
@@ -32,7 +35,7 @@ NUMERICS = 1
 class Backbone:
     """A network without its classifier, in evaluation mode and without gradients.
 
-    Made by `load_backbone`. Calling it turns a batch of images into rows.
+    Made by `load_backbone`. Calling it turns a batch of inputs into rows.
 
     Parameters
     ----------
@@ -40,15 +43,20 @@ class Backbone:
         Full name: loads the same weights again.
     dim : int
         Number of columns of a row.
-    preprocessing : Preprocessing
-        What an image goes through before it becomes part of a batch.
+    preprocessing : Preprocessing, Tokenization or AudioPreprocessing
+        What an input goes through before it becomes part of a batch.
     device : torch.device
         Where it computes.
     parts : dict of JSON values
         What identifies the rows (see `pyfeat.Space`): source, name, weights, architecture, layer,
-        pooling, preprocessing, precision, numerics.
+        pooling, preprocessing, precision, numerics; `engine` where it is not torch.
+    shapes : tuple of tuple of int
+        Shape of what each layer adds to a row: (d,), or with `pooling="none"` that of its map or
+        tokens. Their sizes add up to `dim`.
+    l2 : bool
+        Whether the row of a recording, the mean of the rows of its windows, has norm 1.
     chunk : int or None
-        How many images are computed at a time on a CPU. Any multiple of it is a good batch size.
+        How many inputs are computed at a time on a CPU. Any multiple of it is a good batch size.
         None, on a GPU: the whole batch.
 
     Notes
@@ -57,24 +65,34 @@ class Backbone:
     depend on its neighbours or on the batch size, to the bit; without it rows differ by about
     3e-7 of their length between batches of one and of many. On a GPU they may.
 
-    Sums run in float32: TF32, bfloat16 products and autocast are off while a batch is computed.
+    With engine "torch" and precision "fp32" sums run in float32: TF32, bfloat16 products and
+    autocast are off while a batch is computed.
     """
 
     name: str
     dim: int
-    preprocessing: Preprocessing
+    preprocessing: Preparation
     device: torch.device
     parts: dict[str, Any]
+    shapes: tuple[tuple[int, ...], ...]
+    l2: bool
     chunk: int | None
     _module: nn.Module = field(repr=False)
+    _engine: Engine = field(repr=False)
 
-    def __call__(self, batch: Tensor) -> Tensor:
+    @property
+    def modality(self) -> str:
+        """What it takes: "image", "text" or "audio"."""
+        return modality_of(self.preprocessing)
+
+    def __call__(self, *batch: Tensor) -> Tensor:
         """Return the rows of a batch.
 
         Parameters
         ----------
-        batch : Tensor of shape (n, 3, crop, crop), float32
-            Preprocessed images, on any device. Not changed.
+        *batch : Tensor
+            Images: (n, 3, crop, crop), float32, preprocessed. Texts: tokens and mask, both
+            (n, length), int64. Recordings: (n, samples), float32. On any device. Not changed.
 
         Returns
         -------
@@ -84,67 +102,119 @@ class Backbone:
         Raises
         ------
         TypeError
-            If `batch` is no float32 tensor.
+            If `batch` holds something else than tensors of that dtype.
         ValueError
             If `batch` has another shape.
         """
-        self._check(batch)
-        rows = torch.empty(len(batch), self.dim, device=self.device)
-        step = self.chunk or max(len(batch), 1)
-        with torch.inference_mode(), exact_float32(self.device):
-            for start in range(0, len(batch), step):
-                part = batch[start : start + step].to(self.device, non_blocking=True)
-                rows[start : start + step] = self._run(part)[: len(part)]
+        check_inputs(self.preprocessing, batch)
+        rows = torch.empty(len(batch[0]), self.dim, device=self.device)
+        if len(rows):
+            rows.copy_(self._engine(batch))
         return rows
 
-    def _check(self, batch: Tensor) -> None:
-        if not isinstance(batch, Tensor) or batch.dtype != torch.float32:
-            got = getattr(batch, "dtype", type(batch).__name__)
-            raise TypeError(f"batch must be a float32 tensor, got {got}")
-        size = self.preprocessing.crop
-        if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"batch must have shape (n, 3, {size}, {size}), got {tuple(batch.shape)}"
-            )
+    def with_engine(
+        self, engine: str, precision: str, calibration: Sequence[Inputs] | None = None
+    ) -> Backbone:
+        """Return the same network on another engine or in another precision.
 
-    def _run(self, part: Tensor) -> Tensor:
-        if self.chunk is not None:
-            part = nn.functional.pad(part, (0,) * 6 + (0, self.chunk - len(part)))
-            part = part.contiguous(memory_format=torch.channels_last)
-        return as_rows(self._module(part), len(part))
+        Parameters
+        ----------
+        engine : {"torch", "openvino", "onnxruntime"}
+        precision : {"fp32", "bf16", "fp16", "int8", "fp8"}
+        calibration : sequence of batches, optional
+            Needed for "int8".
+
+        Raises
+        ------
+        BackendError
+            If the engine is not installed, or has no such precision on this device.
+        """
+        example = _example(self.preprocessing, self.device)
+        run = make_engine(engine, precision, self._module, example, self.device, calibration)
+        parts = {k: v for k, v in self.parts.items() if k != "engine"}
+        parts["precision"] = "float32" if precision == "fp32" else precision
+        if engine != "torch":
+            parts["engine"] = engine
+        return replace(self, parts=parts, chunk=run.chunk, _engine=run)
 
 
-def freeze(found: Pretrained, device: torch.device) -> Backbone:
+class _Averaged(nn.Module):
+    """Maps averaged over height and width."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return (n, d)."""
+        return as_rows(self.module(*inputs), len(inputs[0]))
+
+
+def freeze(
+    found: Pretrained, device: torch.device, layers: Layers = -1, pooling: str = "auto"
+) -> Backbone:
     """Turn what a source handed over into a backbone; the module is taken over and rewritten.
 
     Raises
     ------
     ValueError
-        If the module does not take images of the size of its preprocessing, or returns neither
-        (n, d) nor (n, c, h, w).
+        If the module does not take inputs of its preprocessing, or returns neither
+        (n, d) nor (n, c, h, w); or if there are no such layers, or no such pooling of them.
     """
     module = found.module.eval().requires_grad_(False).float()
     # Buffers outside the state dict belong to the architecture, which a name of a model fixes.
     tensors = all_tensors(module) if found.source == "module" else module.state_dict()
     weights = weights_hash(tensors)
     module = module.to(device)
-    size = found.preprocessing.crop
+    example = _example(found.preprocessing, device)
     with torch.no_grad(), exact_float32(device):
-        output = _probe(module, size, device)
-        dim = as_rows(output, 1).shape[1]
-        chunk = make_fast(module, size, device)
+        output = _probe(module, example)
+        if layers in (-1, OUTPUT) and pooling == "auto":
+            layer: Any = "penultimate"
+            shapes: tuple[tuple[int, ...], ...] = ((as_rows(output, 1).shape[1],),)
+            pooling = "avg" if output.ndim == 4 else "module"
+            module = _Averaged(module) if output.ndim == 4 else module
+        else:
+            module, layer, shapes = _tap(module, layers, pooling, example)
+        make_fast(module, example, device)
     parts = {
         "source": found.source,
         "name": found.name,
         "weights": weights,
         "architecture": found.architecture,
-        "layer": "penultimate",
-        "pooling": "avg" if output.ndim == 4 else "module",
+        "layer": layer,
+        "pooling": pooling,
         "preprocessing": found.preprocessing.to_parts(),
         "precision": "float32",
         "numerics": NUMERICS,
     }
-    return Backbone(found.name, dim, found.preprocessing, device, parts, chunk, module)
+    if found.l2:
+        parts["l2"] = True
+    dim = sum(torch.Size(s).numel() for s in shapes)
+    engine = make_engine("torch", "fp32", module, example, device)
+    return Backbone(
+        found.name,
+        dim,
+        found.preprocessing,
+        device,
+        parts,
+        shapes,
+        found.l2,
+        engine.chunk,
+        module,
+        engine,
+    )
+
+
+def _tap(
+    module: nn.Module, layers: Layers, pooling: str, example: Inputs
+) -> tuple[nn.Module, list[str], tuple[tuple[int, ...], ...]]:
+    names = resolve_layers(module, layers, example)
+    if pooling != "auto":
+        names = [last_map(module, example) if name == OUTPUT else name for name in names]
+    tapped = Tapped(module, names, pooling)
+    shapes = tuple(tuple(row.shape[1:]) for row in tapped.pooled(*example))
+    return tapped, names, shapes
 
 
 def as_rows(output: Any, n: int) -> Tensor:
@@ -166,11 +236,15 @@ def as_rows(output: Any, n: int) -> Tensor:
     return output if output.ndim == 2 else output.mean(dim=(2, 3))
 
 
-def _probe(module: nn.Module, size: int, device: torch.device) -> Any:
+def _example(preparation: Preparation, device: torch.device) -> Inputs:
+    return tuple(t.to(device) for t in example_inputs(preparation, 1))
+
+
+def _probe(module: nn.Module, example: Inputs) -> Any:
     try:
-        return module(torch.zeros(1, 3, size, size, device=device))
+        return module(*example)
     except _FORWARD_ERRORS as error:
+        shape = tuple(example[0].shape)
         raise ValueError(
-            f"backbone must take a batch of shape (1, 3, {size}, {size}), got "
-            f"{type(error).__name__}: {error}"
+            f"backbone must take a batch of shape {shape}, got {type(error).__name__}: {error}"
         ) from error

@@ -35,48 +35,40 @@ class _Trace:
     pairs: dict[nn.Module, nn.Module] = field(default_factory=dict)
 
 
-def make_fast(module: nn.Module, size: int, device: torch.device) -> int | None:
-    """Rewrite a module in evaluation mode for inference at one image size, in place.
+def make_fast(module: nn.Module, example: tuple[Tensor, ...], device: torch.device) -> None:
+    """Rewrite a module in evaluation mode for inference at one size of inputs, in place.
 
     Parameters
     ----------
     module : nn.Module
         In evaluation mode, on `device`. Changed in place: batch norms are folded into the
         convolutions they follow; on a CPU, TensorFlow's SAME padding becomes static and weights
-        become channels-last.
-    size : int
-        Height and width of the images.
+        become channels-last. Layers with hooks stay as they are.
+    example : tuple of Tensor
+        Inputs of noise, on `device`.
     device : torch.device
-
-    Returns
-    -------
-    chunk : int or None
-        How many images to compute at a time on a CPU; None means any number.
 
     Notes
     -----
-    The rewritten module is run beside the original on one image of noise. Unless the rows agree
+    The rewritten module is run beside the original on the example. Unless the rows agree
     to 64 eps sqrt(n) of their largest value, where n counts the rewritten weights and layers, the
     module is left as it was: a network may use what lies between a convolution and its batch norm.
     """
-    image = _noise_image(size).to(device)
-    trace = _run_traced(module, image)
+    trace = _run_traced(module, example)
     undo = _fold_batch_norms(module, trace)
-    on_cpu = device.type == "cpu"
-    if on_cpu:
+    if device.type == "cpu":
         undo += _make_padding_static(module, trace)
-    if undo and not _agree(trace.rows, module(image), len(undo)):
+    if undo and not _agree(trace.rows, module(*example), len(undo)):
         for restore in reversed(undo):
             restore()
-    if not on_cpu:
-        return None
-    if any(isinstance(m, nn.Conv2d) for m in module.modules()):
+    if device.type == "cpu" and any(isinstance(m, nn.Conv2d) for m in module.modules()):
         module.to(memory_format=torch.channels_last)
-    return _chunk(trace.largest)
 
 
-def _noise_image(size: int) -> Tensor:
-    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+def chunk_of(module: nn.Module, example: tuple[Tensor, ...]) -> int:
+    """Return how many inputs to compute at a time on a CPU."""
+    with torch.inference_mode():
+        return _chunk(_run_traced(module, example).largest // len(example[0]))
 
 
 def _chunk(bytes_per_image: int) -> int:
@@ -84,7 +76,7 @@ def _chunk(bytes_per_image: int) -> int:
     return 1 << max(fit.bit_length() - 1, 0)
 
 
-def _run_traced(module: nn.Module, image: Tensor) -> _Trace:
+def _run_traced(module: nn.Module, example: tuple[Tensor, ...]) -> _Trace:
     """Run one forward pass and note sizes, and which batch norm is fed by which convolution."""
     trace = _Trace()
     outputs: dict[int, tuple[Tensor, nn.Module]] = {}  # holds the tensors, so that ids stay unique
@@ -107,7 +99,7 @@ def _run_traced(module: nn.Module, image: Tensor) -> _Trace:
     layers += [m for m in module.modules() if class_name(m) == _NORMS[1]]
     handles = [layer.register_forward_hook(note) for layer in dict.fromkeys(layers)]
     try:
-        trace.rows = module(image)
+        trace.rows = module(*example)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,23 +11,26 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyfeat.backbones._backbone import Backbone, freeze
+from pyfeat.backbones._layers import POOLINGS, Layers
 from pyfeat.backbones._lite import load_lite
+from pyfeat.backbones._modality import Preparation
 from pyfeat.backbones._names import find_source
 from pyfeat.backbones._pretrained import IMAGENET, Pretrained
 from pyfeat.backbones._timm import load_timm, preprocessing_of_module
 from pyfeat.backbones._torchvision import load_torchvision
 from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
-from pyfeat.ops._preprocess import Preprocessing
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
-_LOADERS = {"pyfeat": load_lite, "torchvision": load_torchvision, "timm": load_timm}
+_LOADERS: dict[str, Any] = {"pyfeat": load_lite, "torchvision": load_torchvision, "timm": load_timm}
 
 
 def load_backbone(
     backbone: str | nn.Module,
     *,
-    preprocessing: Preprocessing | None = None,
+    layers: Layers = -1,
+    pooling: str = "auto",
+    preprocessing: Preparation | None = None,
     device: str | torch.device = "auto",
 ) -> Backbone:
     """Return a frozen backbone by name, or freeze a module of your own.
@@ -42,6 +45,14 @@ def load_backbone(
         - a module that maps (n, 3, crop, crop) to (n, d) or to (n, c, h, w), which is averaged
           over h and w. It is copied: training it further changes neither the rows of this backbone
           nor their identity, and its mode, device and gradients stay as they are.
+    layers : int, str or sequence of them, default=-1
+        What the row is made of. -1 is what the network itself returns before its classifier; -2
+        the last block but one, and so on; a str is the name of a layer (see `pyfeat backbones
+        show`). Several are put beside each other. What lies behind the last is not computed.
+    pooling : {"auto", "cls", "avg", "max", "gem", "cls+avg", "none"}, default="auto"
+        How a map or tokens become a row. "auto" is what the network does itself; for an inner
+        layer the class token if there is one, else the mean. "none": maps and tokens as they are,
+        flattened.
     preprocessing : Preprocessing, optional
         By default what the weights were trained with; for a module that of its timm
         `pretrained_cfg` if it has one, else the usual ImageNet one (256, 224, bilinear).
@@ -80,10 +91,13 @@ def load_backbone(
     8
     """
     where = resolve_device(device)
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {pooling!r}")
+    wanted = layers if isinstance(layers, (int, str)) else tuple(layers)
     if isinstance(backbone, str):
-        return _load_named(backbone, preprocessing, str(where))
+        return _load_named(backbone, wanted, pooling, preprocessing, str(where))
     if isinstance(backbone, nn.Module):
-        return freeze(_take_module(backbone, preprocessing), where)
+        return freeze(_take_module(backbone, preprocessing), where, wanted, pooling)
     raise TypeError(f"backbone must be a name or an nn.Module, got {type(backbone).__name__}")
 
 
@@ -108,12 +122,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 @lru_cache(maxsize=2)
-def _load_named(name: str, preprocessing: Preprocessing | None, device: str) -> Backbone:
+def _load_named(
+    name: str, layers: Layers, pooling: str, preprocessing: Preparation | None, device: str
+) -> Backbone:
     source, inner = find_source(name)
-    return freeze(_LOADERS[source](inner, preprocessing), torch.device(device))
+    found = _LOADERS[source](inner, preprocessing)
+    return freeze(found, torch.device(device), layers, pooling)
 
 
-def _take_module(module: nn.Module, preprocessing: Preprocessing | None) -> Pretrained:
+def _take_module(module: nn.Module, preprocessing: Preparation | None) -> Pretrained:
     name = class_name(module)
     _check_module(module)
     try:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from pyfeat.backbones._modality import Preparation
 from pyfeat.ops._preprocess import Preprocessing
 
 # torch.load raises it for a damaged file.
@@ -34,20 +35,24 @@ class Pretrained:
     ----------
     name : str
         Full name: it loads the same weights again, whatever the defaults become.
-    source : {"pyfeat", "torchvision", "timm", "module"}
+    source : str
+        "pyfeat", "torchvision", "timm", "hf", "st", "onnx", "keras" or "module".
     architecture : str
         What the forward pass is, besides the weights.
     module : nn.Module
         Returns (n, d) or (n, c, h, w).
-    preprocessing : Preprocessing
+    preprocessing : Preprocessing, Tokenization or AudioPreprocessing
         What the weights were trained with, or what the caller wants instead.
+    l2 : bool
+        Whether the mean of the rows of several windows is brought to norm 1.
     """
 
     name: str
     source: str
     architecture: str
     module: nn.Module
-    preprocessing: Preprocessing
+    preprocessing: Preparation
+    l2: bool = False
 
 
 @contextmanager

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyfeat.backbones import Backbone
+from pyfeat.extract._readers import Reader
+
 AUTO_CPU = 16
 AUTO_CUDA = 128
+
+
+Forward = Callable[[Sequence[Tensor]], NDArray[np.float32]]
 
 
 class Batches:
@@ -19,37 +26,32 @@ class Batches:
     Parameters
     ----------
     forward : callable
-        Takes (n, 3, h, w), returns (n, d).
-    device : torch.device
-        Where `forward` wants its input.
+        Takes the tensors of n inputs, returns their rows (n, d).
     size : int or "auto"
-        Most images of one call. "auto" begins with 16 on a CPU and 128 on a GPU and halves when
+        Most inputs of one call. "auto" begins with 16 on a CPU and 128 on a GPU and halves when
         memory runs out.
+    on_gpu : bool
+        Whether `forward` runs on a GPU.
     one_by_one : bool
-        One image a call, so that no kernel is chosen by the number of images.
+        One input a call, so that no kernel is chosen by the number of inputs.
     """
 
     def __init__(
-        self,
-        forward: Callable[[Tensor], Tensor],
-        device: torch.device,
-        size: int | str,
-        one_by_one: bool,
+        self, forward: Forward, size: int | str, *, on_gpu: bool = False, one_by_one: bool = False
     ) -> None:
         self._forward = forward
-        self._device = device
         self._may_shrink = size == "auto"
         self._one_by_one = one_by_one
-        automatic = AUTO_CUDA if device.type == "cuda" else AUTO_CPU
+        automatic = AUTO_CUDA if on_gpu else AUTO_CPU
         self.size = int(automatic if size == "auto" else size)
 
     def __call__(self, tensors: Sequence[Tensor]) -> NDArray[np.float32]:
-        """Return the rows (n, d) of n tensors (3, h, w).
+        """Return the rows (n, d) of the tensors of n inputs of one bucket.
 
         Raises
         ------
         torch.OutOfMemoryError
-            If memory runs out at the batch size that was asked for, or at one image.
+            If memory runs out at the batch size that was asked for, or at one input.
         """
         parts: list[NDArray[np.float32]] = []
         done = 0
@@ -57,7 +59,7 @@ class Batches:
             step = 1 if self._one_by_one else self.size
             chunk = tensors[done : done + step]
             try:
-                parts.append(self._run(chunk))
+                parts.append(self._forward(chunk))
             except torch.OutOfMemoryError:
                 if not self._may_shrink or len(chunk) == 1:
                     raise
@@ -66,7 +68,18 @@ class Batches:
             done += len(chunk)
         return np.concatenate(parts)
 
-    def _run(self, chunk: Sequence[Tensor]) -> NDArray[np.float32]:
-        batch = torch.stack(list(chunk)).to(self._device, non_blocking=True)
-        rows: NDArray[np.float32] = self._forward(batch).float().cpu().numpy()
+
+def forward_of(backbone: Backbone, reader: Reader) -> Forward:
+    """Return what makes rows of the tensors of inputs: windows of one recording are averaged."""
+
+    def forward(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
+        batch, counts = reader.collate(tensors)
+        rows: NDArray[np.float32] = backbone(*batch).cpu().numpy()
+        if len(rows) > len(counts):
+            ends = np.cumsum([0, *counts])
+            rows = np.stack([rows[a:b].mean(axis=0) for a, b in pairwise(ends)])
+        if backbone.l2:
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return rows
+
+    return forward

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from torch import nn
 
 from pyfeat._identity import ROW_DTYPES, Space, check_same_space
-from pyfeat.backbones import Backbone, load_backbone
+from pyfeat.backbones import Backbone, Layers, check_engine, load_backbone
 from pyfeat.errors import InputError
+from pyfeat.extract._choice import Wish, on_engine
 from pyfeat.extract._inputs import Input, as_inputs
 from pyfeat.extract._progress import progress_of
 from pyfeat.extract._run import RunOptions, row_space, run
@@ -43,6 +47,20 @@ class FeatureExtractor(
     store : path-like or FeatureStore, optional
         Where rows are kept. What is there already is not computed again, whatever its file is
         called now.
+    layers : int, str or sequence of them, default=-1
+        Which layers the row is made of (see `load_backbone`); several stand beside each other, and
+        `split` takes them apart.
+    pooling : {"auto", "cls", "avg", "max", "gem", "cls+avg", "none"}, default="auto"
+        How maps and tokens become a row. With "none", of one layer, `transform` returns them as
+        they are: (n, c, h, w) or (n, l, c).
+    engine : {"torch", "openvino", "onnxruntime", "auto"}, default="torch"
+        What runs the network. "auto" measures all of them on a sample of the inputs, and takes the
+        fastest that is true enough; the choice is part of the space.
+    precision : {"fp32", "bf16", "fp16", "int8", "auto"}, default="fp32"
+        Numbers the network computes with; "auto" as for `engine`.
+    min_cosine : float, default=0.995
+        What "auto" accepts: the smallest cosine over the sample between a row and that of torch in
+        float32.
     preprocessing : Preprocessing, optional
         Size, crop, filter, mean and deviation; by default what the weights were trained with.
     dtype : {"float32", "float16"}, default="float32"
@@ -68,6 +86,11 @@ class FeatureExtractor(
     ----------
     space_ : Space
         What makes the rows comparable; after `fit` or `transform`.
+    fidelity_ : Fidelity or None
+        What "auto" measured; None where nothing was to be chosen, or the store held rows of an
+        earlier choice, which is kept.
+    n_truncated_ : int
+        Texts of the last `transform` that were longer than the model takes, and were cut.
 
     Raises
     ------
@@ -106,6 +129,11 @@ class FeatureExtractor(
         backbone: str | nn.Module = "efficientnet_lite0",
         *,
         store: str | os.PathLike[str] | FeatureStore | None = None,
+        layers: Layers = -1,
+        pooling: str = "auto",
+        engine: str = "torch",
+        precision: str = "fp32",
+        min_cosine: float = 0.995,
         preprocessing: Preprocessing | None = None,
         dtype: str = "float32",
         batch_size: int | str = "auto",
@@ -117,6 +145,11 @@ class FeatureExtractor(
     ) -> None:
         self.backbone = backbone
         self.store = store
+        self.layers = layers
+        self.pooling = pooling
+        self.engine = engine
+        self.precision = precision
+        self.min_cosine = min_cosine
         self.preprocessing = preprocessing
         self.dtype = dtype
         self.batch_size = batch_size
@@ -127,13 +160,20 @@ class FeatureExtractor(
         self.progress = progress
 
     def fit(self, X: Any = None, y: Any = None) -> FeatureExtractor:
-        """Check the parameters and load the backbone; X and y are not looked at.
+        """Check the parameters and load the backbone.
+
+        Parameters
+        ----------
+        X : as for `transform`, optional
+            Only looked at where engine or precision are "auto": a sample of it is measured.
+        y : object
+            Not looked at.
 
         Returns
         -------
         self : FeatureExtractor
         """
-        self._load()
+        self.get_backbone(None if X is None or not self._wish.is_open else X)
         return self
 
     def transform(self, X: Any) -> NDArray[Any]:
@@ -146,14 +186,16 @@ class FeatureExtractor(
         Returns
         -------
         rows : ndarray of shape (n, d), dtype as asked for
+            With `pooling="none"` and one layer: the maps or tokens, (n, c, h, w) or (n, l, c).
 
         Raises
         ------
         InputError
             If an input cannot be read and `on_error="raise"`.
         """
-        backbone = self._load()
-        inputs = as_inputs(X)
+        base = self._base()
+        inputs = as_inputs(X, base.modality)
+        backbone = self._on_engine(base, inputs)
         rows = np.full((len(inputs), backbone.dim), np.nan, self.dtype)
         if not inputs:
             return rows
@@ -161,7 +203,57 @@ class FeatureExtractor(
             keys = self._run(inputs, backbone, store, rows)
             if store is not None and keys:
                 rows[list(keys)] = store.get(list(keys.values()))
-        return rows
+        return rows.reshape(-1, *backbone.shapes[0]) if len(backbone.shapes) == 1 else rows
+
+    def split(self, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Take rows of several layers apart.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, d)
+            What `transform` returned, or rows of a store.
+
+        Returns
+        -------
+        layers : dict of str to ndarray
+            Views of what each layer gave, by its name; maps and tokens in their own shape.
+
+        Raises
+        ------
+        ValueError
+            If `rows` have another number of columns.
+        """
+        backbone = self._base()
+        rows = np.asarray(rows).reshape(len(rows), -1)
+        if rows.shape[1] != backbone.dim:
+            raise ValueError(f"rows must have {backbone.dim} columns, got {rows.shape[1]}")
+        names = backbone.parts["layer"]
+        names = [names] if isinstance(names, str) else names
+        ends = np.cumsum([0, *(math.prod(shape) for shape in backbone.shapes)])
+        return {
+            name: rows[:, a:b].reshape(-1, *shape)
+            for name, shape, (a, b) in zip(names, backbone.shapes, pairwise(ends), strict=True)
+        }
+
+    def get_backbone(self, X: Any = None) -> Backbone:
+        """Return the backbone, loaded, on the engine that its rows come from.
+
+        Parameters
+        ----------
+        X : as for `transform`, optional
+            Inputs to come, for a choice of the engine.
+
+        Returns
+        -------
+        backbone : Backbone
+
+        Raises
+        ------
+        ValueError
+            If engine or precision are "auto" and were not chosen yet, and X is not given.
+        """
+        base = self._base()
+        return self._on_engine(base, None if X is None else as_inputs(X, base.modality))
 
     def get_space(self) -> Space:
         """Return what makes the rows of this extractor comparable, loading the backbone.
@@ -169,8 +261,13 @@ class FeatureExtractor(
         Returns
         -------
         space : Space
+
+        Raises
+        ------
+        ValueError
+            If engine or precision are "auto" and were not chosen yet: call `fit(X)` first.
         """
-        self._load()
+        self.get_backbone()
         return self.space_
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -186,17 +283,38 @@ class FeatureExtractor(
 
     @property
     def _n_features_out(self) -> int:
-        return self._load().dim
+        return self._base().dim
 
-    def _load(self) -> Backbone:
+    @property
+    def _wish(self) -> Wish:
+        return Wish(self.engine, self.precision, self.min_cosine, self.decode)
+
+    def _base(self) -> Backbone:
         self._check_parameters()
-        backbone = load_backbone(
-            self.backbone, preprocessing=self.preprocessing, device=self.device
+        return load_backbone(
+            self.backbone,
+            layers=self.layers,
+            pooling=self.pooling,
+            preprocessing=self.preprocessing,
+            device=self.device,
         )
+
+    def _on_engine(self, base: Backbone, inputs: list[Input] | None) -> Backbone:
+        stored = self._stored_spaces() if self._wish.is_open else []
+        backbone, self.fidelity_ = on_engine(base, self._wish, inputs, stored)
         self.space_ = row_space(backbone, self.dtype, self.deterministic, self.decode)
         return backbone
 
+    def _stored_spaces(self) -> list[Space]:
+        if isinstance(self.store, FeatureStore):
+            return [self.store.space]
+        exists = self.store is not None and Path(self.store).is_dir()
+        return FeatureStore.spaces(self.store) if self.store is not None and exists else []
+
     def _check_parameters(self) -> None:
+        check_engine(self.engine, self.precision)
+        if not isinstance(self.min_cosine, (int, float)) or not -1 <= self.min_cosine <= 1:
+            raise ValueError(f"min_cosine must be in [-1, 1], got {self.min_cosine!r}")
         if self.dtype not in ROW_DTYPES:
             raise ValueError(f"dtype must be one of {list(ROW_DTYPES)}, got {self.dtype!r}")
         if self.decode not in DECODE_MODES:
@@ -228,12 +346,14 @@ class FeatureExtractor(
     ) -> dict[int, bytes]:
         """Compute what is missing into `rows`; return the keys of rows that the store has."""
         in_store: dict[int, bytes] = {}
+        self.n_truncated_ = 0
         options = RunOptions(self.batch_size, self.deterministic, self.dtype, self.decode)
         outcomes = run(inputs, backbone, store, options)
         with progress_of(self.progress, len(inputs)) as advance, closing(outcomes):
             for outcome in outcomes:
                 if outcome.status == "bad" and self.on_error == "raise":
                     raise InputError(inputs[outcome.position].name, outcome.reason)
+                self.n_truncated_ += outcome.cut
                 if outcome.row is not None:
                     rows[outcome.position] = outcome.row
                 elif outcome.key is not None:

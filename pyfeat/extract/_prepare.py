@@ -15,7 +15,7 @@ from torch import Tensor
 from pyfeat._config import num_threads
 from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input, key_of
-from pyfeat.ops import Preprocessing
+from pyfeat.extract._readers import Reader
 
 Status = Literal["ready", "stored", "repeated", "bad"]
 
@@ -33,7 +33,10 @@ class Prepared:
         cannot be read.
     key : bytes, optional
         Key of its content; None without a store or when it could not be read.
-    tensor : Tensor of shape (3, crop, crop), optional
+    tensor : Tensor, optional
+        What the reader made of it.
+    cut : bool
+        Whether something of it was cut off.
     reason : str
         Why it is bad.
     """
@@ -42,6 +45,7 @@ class Prepared:
     status: Status
     key: bytes | None = None
     tensor: Tensor | None = None
+    cut: bool = False
     reason: str = ""
 
 
@@ -50,21 +54,18 @@ class Preparer:
 
     Parameters
     ----------
-    preprocessing : Preprocessing
+    reader : Reader
+        Of what the backbone takes.
     is_stored : callable, optional
         Tells whether the row of a key is in the store. None: there is no store, no key is taken.
-    decode : {"exact", "fast"}, default="exact"
-        How files become pixels (see `pyfeat.ops.decode`).
     """
 
     def __init__(
         self,
-        preprocessing: Preprocessing,
+        reader: Reader,
         is_stored: Callable[[bytes], bool] | None,
-        decode: str = "exact",
     ) -> None:
-        self._preprocessing = preprocessing
-        self._decode = decode
+        self._reader = reader
         self._is_stored = is_stored
         self._on_their_way: set[bytes] = set()
         self._lock = threading.Lock()
@@ -78,7 +79,7 @@ class Preparer:
         """Return one input as far as it needs to go. Never raises for a bad input."""
         key = None
         try:
-            content = item.content()
+            content = self._reader.content(item.value, item.name)
             if self._is_stored is not None:
                 key = key_of(content)
                 if not self._claim(key):
@@ -86,13 +87,13 @@ class Preparer:
                 if self._is_stored(key):
                     self.arrived(key)
                     return Prepared(position, "stored", key)
-            tensor = item.tensor(content, self._preprocessing, self._decode)
+            tensor, cut = self._reader.tensor(content, item.name)
         except (InputError, MemoryError) as error:
             if key is not None:
                 self.arrived(key)
             reason = error.reason if isinstance(error, InputError) else "it does not fit in memory"
             return Prepared(position, "bad", reason=reason)
-        return Prepared(position, "ready", key, tensor)
+        return Prepared(position, "ready", key, tensor, cut)
 
     def _claim(self, key: bytes) -> bool:
         with self._lock:

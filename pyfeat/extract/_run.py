@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from pyfeat._identity import Space
 from pyfeat.backbones import Backbone
-from pyfeat.extract._batches import Batches
+from pyfeat.extract._batches import Batches, forward_of
 from pyfeat.extract._inputs import Input
 from pyfeat.extract._prepare import Prepared, Preparer, prepare_all
+from pyfeat.extract._readers import reader_of
 from pyfeat.store import FeatureStore
 
 FLUSH_SECONDS = 5.0
@@ -37,6 +39,8 @@ class Outcome:
         The row, when it was computed now.
     reason : str
         Why there is no row.
+    cut : bool
+        Whether the row is of a part of the input: a text longer than the model takes.
     """
 
     position: int
@@ -44,6 +48,7 @@ class Outcome:
     key: bytes | None = None
     row: NDArray[Any] | None = None
     reason: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,21 +101,26 @@ def run(
     """
     # A backbone that computes in chunks of one size gives bits that do not depend on the batch.
     one_by_one = options.deterministic and backbone.chunk is None
-    batches = Batches(backbone, backbone.device, options.batch_size, one_by_one)
+    reader = reader_of(backbone, options.decode)
+    batches = Batches(
+        forward_of(backbone, reader),
+        options.batch_size,
+        on_gpu=backbone.device.type == "cuda",
+        one_by_one=one_by_one,
+    )
     # A row that fails its checksum is not there: it is computed and stored again.
     is_stored = None if store is None else (lambda key: bool(store.get_intact([key])[1][0]))
-    preparer = Preparer(backbone.preprocessing, is_stored, options.decode)
-    ahead = 2 * batches.size
+    preparer = Preparer(reader, is_stored)
     repeated: list[Prepared] = []
-    ready: list[Prepared] = []
+    ready: dict[int, list[Prepared]] = defaultdict(list)  # by bucket
     flushed = time.monotonic()
-    for p in prepare_all(preparer, inputs, ahead):
-        if p.status == "ready":
-            ready.append(p)
-            if len(ready) < batches.size:
+    for p in prepare_all(preparer, inputs, 2 * batches.size):
+        if p.tensor is not None:
+            bucket = reader.bucket(p.tensor)
+            ready[bucket].append(p)
+            if len(ready[bucket]) < batches.size:
                 continue
-            yield from _compute(ready, batches, store, preparer, options.dtype)
-            ready = []
+            yield from _compute(ready.pop(bucket), batches, store, preparer, options.dtype)
             if store is not None and time.monotonic() - flushed > FLUSH_SECONDS:
                 store.flush()
                 flushed = time.monotonic()
@@ -120,8 +130,8 @@ def run(
             yield Outcome(p.position, "stored", p.key)
         else:
             yield Outcome(p.position, "bad", reason=p.reason)
-    if ready:
-        yield from _compute(ready, batches, store, preparer, options.dtype)
+    for left in ready.values():
+        yield from _compute(left, batches, store, preparer, options.dtype)
     if store is not None:
         store.flush()
     for p in repeated:
@@ -146,7 +156,7 @@ def _compute(
                 preparer.arrived(p.key)
     for p, row, ok in zip(ready, rows, finite, strict=True):
         if ok:
-            yield Outcome(p.position, "computed", p.key, row)
+            yield Outcome(p.position, "computed", p.key, row, cut=p.cut)
         else:
             yield Outcome(p.position, "bad", reason=f"its row is not finite in {dtype}")
 

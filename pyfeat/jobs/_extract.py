@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from pyfeat._identity import Space
-from pyfeat.backbones import load_backbone
 from pyfeat.extract import FeatureExtractor, Input, RunOptions, progress_of, run
 from pyfeat.jobs._collect import Paths, collect
 from pyfeat.store import FeatureStore, Item, write_items
@@ -133,10 +132,10 @@ def extract_items(
 ) -> tuple[ExtractSummary, list[Item]]:
     """Do the work of `extract`; return what became of every path too, in their order."""
     began = time.perf_counter()
-    extractor.fit()
-    loaded = load_backbone(
-        extractor.backbone, preprocessing=extractor.preprocessing, device=extractor.device
-    )
+    # With the store, whose rows decide where an engine is to be chosen.
+    settings = extractor.get_params(deep=False)
+    extractor = FeatureExtractor(**{**settings, "store": store})
+    loaded = extractor.get_backbone(paths)
     space = extractor.space_
     options = RunOptions(
         extractor.batch_size, extractor.deterministic, extractor.dtype, extractor.decode

@@ -73,8 +73,14 @@ def extractor_of(space: Space) -> FeatureExtractor:
             "the model must come from a backbone with a name, got one from a module: "
             "compute the rows with FeatureExtractor and call LogisticHead.predict"
         )
+    tapped = isinstance(parts["layer"], list)
+    precision = parts["precision"]
     extractor = FeatureExtractor(
         parts["name"],
+        layers=parts["layer"] if tapped else -1,
+        pooling=parts["pooling"] if tapped else "auto",
+        engine=parts.get("engine", "torch"),
+        precision="fp32" if precision == "float32" else precision,
         preprocessing=Preprocessing.from_parts(parts["preprocessing"]),
         dtype=space.dtype,
         deterministic=bool(parts.get("deterministic", False)),

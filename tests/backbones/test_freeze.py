@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pyfeat.backbones._freeze import _chunk, make_fast
 from pyfeat.backbones._lite import load_classifier
+from pyfeat.backbones._modality import example_inputs
+from pyfeat.ops import Preprocessing
 
 EPS = torch.finfo(torch.float32).eps
 CPU = torch.device("cpu")
@@ -30,7 +32,7 @@ def randomise(module: nn.Module) -> nn.Module:
 
 def fast(module: nn.Module, size: int = 32) -> nn.Module:
     rewritten = copy.deepcopy(module)
-    make_fast(rewritten, size, CPU)
+    make_fast(rewritten, example_inputs(Preprocessing(size, size), 1), CPU)
     return rewritten
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ import pyfeat
 from pyfeat import FeatureExtractor, FeatureStore, Space
 from pyfeat.backbones import load_backbone
 from pyfeat.errors import BackendError, InputError, SpaceError, StoreWarning
-from pyfeat.extract import Input
-from pyfeat.extract._batches import Batches
+from pyfeat.extract._batches import Batches, forward_of
+from pyfeat.extract._readers import reader_of
 from pyfeat.ops import decode
 
 from .conftest import SMALL, Seen, SmallBackbone
@@ -185,11 +186,13 @@ def test_rows_agree_to_the_stated_tolerance_where_batches_are_not_cut_up(
     photos: list[str], size: int
 ) -> None:
     # As on a GPU: one forward pass for the whole batch.
-    loaded = replace(load_backbone("efficientnet_lite0", device="cpu"), chunk=None)
-    tensors = [
-        Input(p, p).tensor(Path(p).read_bytes(), loaded.preprocessing, "exact") for p in photos
-    ]
-    rows = Batches(loaded, loaded.device, size, one_by_one=False)(tensors)
+    loaded = load_backbone("efficientnet_lite0", device="cpu")
+    engine = copy.copy(loaded._engine)
+    engine.chunk = None
+    loaded = replace(loaded, chunk=None, _engine=engine)
+    reader = reader_of(loaded, "exact")
+    tensors = [reader.tensor(reader.content(p, p), p)[0] for p in photos]
+    rows = Batches(forward_of(loaded, reader), size)(tensors)
     chunked = load_backbone("efficientnet_lite0", device="cpu")(torch.stack(tensors)).numpy()
     error = np.linalg.norm(rows - chunked, axis=1) / np.linalg.norm(chunked, axis=1)
     assert error.max() <= 1e-5
@@ -198,13 +201,13 @@ def test_rows_agree_to_the_stated_tolerance_where_batches_are_not_cut_up(
 def test_automatic_batch_shrinks_until_it_fits(photos: list[str]) -> None:
     sizes: list[int] = []
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(batch))
-        if len(batch) > 3:
+    def forward(tensors: Sequence[torch.Tensor]) -> np.ndarray:
+        sizes.append(len(tensors))
+        if len(tensors) > 3:
             raise torch.OutOfMemoryError("no room for more than 3")
-        return batch.flatten(1)
+        return torch.stack(list(tensors)).flatten(1).numpy()
 
-    batches = Batches(forward, torch.device("cpu"), "auto", one_by_one=False)
+    batches = Batches(forward, "auto")
     tensors = [torch.full((3, 2, 2), float(i)) for i in range(10)]
     rows = batches(tensors)
     np.testing.assert_array_equal(rows[:, 0], np.arange(10.0))
@@ -212,10 +215,10 @@ def test_automatic_batch_shrinks_until_it_fits(photos: list[str]) -> None:
 
 
 def test_batch_size_that_was_asked_for_does_not_shrink() -> None:
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def forward(tensors: Sequence[torch.Tensor]) -> np.ndarray:
         raise torch.OutOfMemoryError("no room")
 
-    batches = Batches(forward, torch.device("cpu"), 8, one_by_one=False)
+    batches = Batches(forward, 8)
     with pytest.raises(torch.OutOfMemoryError):
         batches([torch.zeros(3, 2, 2)] * 8)
 

@@ -1,0 +1,69 @@
+"""Engine "onnxruntime": the network exported to ONNX, in float32."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyfeat._config import num_threads
+
+
+class OnnxRuntimeEngine:
+    """Exports a module to ONNX and runs it one input at a time."""
+
+    def __init__(
+        self,
+        precision: str,
+        module: nn.Module,
+        example: tuple[Tensor, ...],
+        where: torch.device,
+        _calibration: Any = None,
+    ) -> None:
+        import onnxruntime
+
+        self.chunk = 1
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads()
+        model = export(module, example)
+        self._session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
+        self._names = [i.name for i in self._session.get_inputs()]
+
+    @staticmethod
+    def refuses(precision: str, where: torch.device) -> str | None:
+        """Return why it cannot run, or None."""
+        missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if not find_spec(name)]
+        if missing:
+            return f'{missing[0]} is not installed: pip install "pyfeat[onnx]"'
+        if where.type != "cpu":
+            return "it is for CPUs"
+        return None if precision == "fp32" else "it has fp32"
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Return the rows of a batch, float32."""
+        arrays = [t.contiguous().numpy() for t in inputs]
+        named = dict(zip(self._names, arrays, strict=True))
+        rows = [
+            self._session.run(None, {n: a[i : i + 1] for n, a in named.items()})[0]
+            for i in range(len(arrays[0]))
+        ]
+        return torch.from_numpy(np.concatenate(rows))
+
+
+def export(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
+    """Return the bytes of an ONNX model of one input at a time; the length of texts is free."""
+    names = [f"input_{i}" for i in range(len(example))]
+    free = {n: {1: "length"} for n, t in zip(names, example, strict=True) if t.ndim == 2}
+    file: Any = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # what torch says about the older exporter
+        torch.onnx.export(module, example, file, input_names=names, dynamic_axes=free, dynamo=False)
+    model: bytes = file.getvalue()
+    return model

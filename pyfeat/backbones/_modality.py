@@ -1,0 +1,134 @@
+"""What a backbone takes: images, texts or sound, and what each goes through before a batch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyfeat.ops._preprocess import Preprocessing
+
+# Lengths to which token sequences are filled up: a model sees few shapes, and a text always the
+# same one, whatever else is in its batch.
+_BUCKET = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenization:
+    """What a text goes through before it becomes part of a batch.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        Without truncation and padding of its own; adds the special tokens.
+    max_length : int
+        Most tokens of a text, special ones included; what is longer is cut off and counted.
+    pad_id : int
+        Token that fills up.
+    identity : str
+        Hash of the vocabulary and the rules of the tokenizer.
+    lower : bool, default=False
+        Whether the text is lowered before the tokenizer sees it.
+    """
+
+    tokenizer: Any = field(repr=False)
+    max_length: int
+    pad_id: int
+    identity: str
+    lower: bool = False
+
+    def to_parts(self) -> dict[str, Any]:
+        """Return the settings as JSON values, for a fingerprint."""
+        parts = {"tokenizer": self.identity, "max_length": self.max_length}
+        return {**parts, "lower": True} if self.lower else parts
+
+
+@dataclass(frozen=True)
+class AudioPreprocessing:
+    """What a recording goes through before it becomes part of a batch.
+
+    Parameters
+    ----------
+    sample_rate : int
+        Samples a second; a recording of another rate is resampled.
+    window : float
+        Seconds of one window. A longer recording is cut into windows, whose rows are averaged.
+    hop : float
+        Seconds between the starts of two windows. The last window ends with the recording.
+    normalize : {"none", "unit", "volume"}, default="none"
+        "unit": mean 0 and variance 1. "volume": raised to -30 dBFS where it is more silent.
+    shortest : float, default=0.1
+        Seconds up to which a shorter recording is filled with silence.
+    """
+
+    sample_rate: int
+    window: float
+    hop: float
+    normalize: str = "none"
+    shortest: float = 0.1
+
+    def to_parts(self) -> dict[str, Any]:
+        """Return the settings as JSON values, for a fingerprint."""
+        return asdict(self)
+
+
+Preparation = Preprocessing | Tokenization | AudioPreprocessing
+
+
+def modality_of(preparation: Preparation) -> str:
+    """Return "image", "text" or "audio"."""
+    if isinstance(preparation, Tokenization):
+        return "text"
+    return "audio" if isinstance(preparation, AudioPreprocessing) else "image"
+
+
+def bucket_of(length: int, max_length: int) -> int:
+    """Return the length to which a sequence of `length` tokens is filled up."""
+    return min(-(-length // _BUCKET) * _BUCKET, max_length)
+
+
+def example_inputs(preparation: Preparation, n: int) -> tuple[Tensor, ...]:
+    """Return `n` inputs of noise, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(preparation, Tokenization):
+        length = bucket_of(24, preparation.max_length)
+        vocabulary = preparation.tokenizer.get_vocab_size()
+        ids = torch.randint(0, vocabulary, (n, length), generator=generator)
+        return ids, torch.ones_like(ids)
+    if isinstance(preparation, AudioPreprocessing):
+        samples = round(preparation.window * preparation.sample_rate)
+        return (torch.randn(n, samples, generator=generator) * 0.1,)
+    size = preparation.crop
+    return (torch.randn(n, 3, size, size, generator=generator),)
+
+
+def check_inputs(preparation: Preparation, inputs: tuple[Any, ...]) -> None:
+    """Raise unless `inputs` are a batch of what the preparation makes.
+
+    Raises
+    ------
+    TypeError
+        If one is no tensor or of another dtype.
+    ValueError
+        If there are more or fewer, or of another shape.
+    """
+    if isinstance(preparation, Tokenization):
+        dtype, count, rule = torch.int64, 2, "(n, length)"
+        fits = all(getattr(t, "ndim", 0) == 2 for t in inputs)
+    elif isinstance(preparation, AudioPreprocessing):
+        dtype, count, rule = torch.float32, 1, "(n, samples)"
+        fits = all(getattr(t, "ndim", 0) == 2 for t in inputs)
+    else:
+        side = preparation.crop
+        dtype, count, rule = torch.float32, 1, f"(n, 3, {side}, {side})"
+        fits = all(tuple(getattr(t, "shape", ()))[1:] == (3, side, side) for t in inputs)
+    if len(inputs) != count:
+        raise ValueError(f"batch must be {count} tensors, got {len(inputs)}")
+    for tensor in inputs:
+        if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
+            got = getattr(tensor, "dtype", type(tensor).__name__)
+            raise TypeError(f"batch must be a {str(dtype)[6:]} tensor, got {got}")
+        if not fits or tensor.shape != inputs[0].shape:
+            raise ValueError(f"batch must have shape {rule}, got {tuple(tensor.shape)}")

@@ -1,0 +1,129 @@
+"""Which engine a call runs on: the one asked for, that of the store, or the best one measured."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyfeat._identity import Space, canonical_json
+from pyfeat.backbones import ENGINES, Backbone, Fidelity, choose_engine
+from pyfeat.errors import InputError
+from pyfeat.extract._inputs import Input
+from pyfeat.extract._readers import reader_of
+
+SAMPLE = 32
+_KEPT = 4
+_made: OrderedDict[str, tuple[Backbone, Fidelity | None]] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for: names or "auto", and what "auto" must keep."""
+
+    engine: str
+    precision: str
+    min_cosine: float
+    decode: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is left to be chosen."""
+        return "auto" in (self.engine, self.precision)
+
+
+def on_engine(
+    backbone: Backbone, wish: Wish, inputs: Sequence[Input] | None, stored: Iterable[Space]
+) -> tuple[Backbone, Fidelity | None]:
+    """Return a backbone on the engine that a wish means.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        On engine "torch" in "fp32".
+    wish : Wish
+    inputs : sequence of Input, optional
+        Inputs to come: "auto" measures on a sample of them.
+    stored : iterable of Space
+        Spaces of the store: rows of an earlier choice decide, so that a job goes on as it began.
+
+    Raises
+    ------
+    ValueError
+        If a choice is to be made without inputs, or no input of the sample can be read.
+    BackendError
+        If the engine cannot run, or none is true enough.
+    """
+    if (wish.engine, wish.precision) == ("torch", "fp32"):
+        return backbone, None
+    key = canonical_json([backbone.parts, str(backbone.device), repr(wish)])
+    if key not in _made:
+        if wish.is_open and (pair := _earlier(backbone, wish, stored)) is not None:
+            return on_engine(backbone, Wish(*pair, wish.min_cosine, wish.decode), inputs, ())
+        _made[key] = _make(backbone, wish, inputs)
+        while len(_made) > _KEPT:
+            _made.popitem(last=False)
+    _made.move_to_end(key)
+    return _made[key]
+
+
+def _make(
+    backbone: Backbone, wish: Wish, inputs: Sequence[Input] | None
+) -> tuple[Backbone, Fidelity | None]:
+    if not wish.is_open:
+        return backbone.with_engine(wish.engine, wish.precision), None
+    if not inputs:
+        raise ValueError("engine 'auto' must be chosen on inputs: call fit(X) or transform(X)")
+    return choose_engine(
+        backbone,
+        sample_of(backbone, inputs, wish.decode),
+        engine=wish.engine,
+        precision=wish.precision,
+        min_cosine=wish.min_cosine,
+    )
+
+
+def sample_of(backbone: Backbone, inputs: Sequence[Input], decode: str) -> list[tuple[Tensor, ...]]:
+    """Return batches of up to 32 inputs that can be read, spread evenly over all of them.
+
+    Raises
+    ------
+    ValueError
+        If none of those tried can be read.
+    """
+    reader = reader_of(backbone, decode)
+    by_bucket: dict[int, list[Tensor]] = {}
+    for tensor in _readable(reader, inputs):
+        by_bucket.setdefault(reader.bucket(tensor), []).append(tensor)
+    if not by_bucket:
+        raise ValueError("inputs must have one that can be read, to choose an engine: got none")
+    return [reader.collate(tensors)[0] for tensors in by_bucket.values()]
+
+
+def _readable(reader: Any, inputs: Sequence[Input]) -> Iterator[Tensor]:
+    for i in np.unique(np.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs))).astype(int)):
+        item = inputs[i]
+        try:
+            yield reader.tensor(reader.content(item.value, item.name), item.name)[0]
+        except InputError:
+            continue
+
+
+def _earlier(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> tuple[str, str] | None:
+    """Return engine and precision of the first space that differs in nothing else."""
+    chosen = {"engine", "precision", "deterministic", "decode"}
+    own = {k: v for k, v in backbone.parts.items() if k not in chosen}
+    for space in stored:
+        if own != {k: v for k, v in space.parts.items() if k not in chosen}:
+            continue
+        engine = str(space.parts.get("engine", "torch"))
+        precision = str(space.parts["precision"])
+        pair = (engine, "fp32" if precision == "float32" else precision)
+        fits = wish.engine in ("auto", pair[0]) and wish.precision in ("auto", pair[1])
+        if fits and ENGINES[engine].refuses(pair[1], backbone.device) is None:
+            return pair
+    return None

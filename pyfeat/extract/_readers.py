@@ -1,0 +1,141 @@
+"""What each kind of input is read into, what its key is taken of, what a backbone gets of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pyfeat.backbones import AudioPreprocessing, Backbone, Tokenization, bucket_of
+from pyfeat.errors import InputError
+from pyfeat.extract._audio import AudioReader
+from pyfeat.extract._decode import image_from_array, image_from_pil, read_file
+from pyfeat.ops import Preprocessing, decode_preprocess, preprocess
+
+Content = bytes | str | NDArray[Any]
+
+
+class Reader(Protocol):
+    """Turns values of one modality into what a backbone takes."""
+
+    def content(self, value: Any, name: str) -> Content:
+        """Return what the key of an input is taken of; raise InputError if it cannot be read."""
+        ...
+
+    def tensor(self, content: Content, name: str) -> tuple[Tensor, bool]:
+        """Return the tensor of one input, and whether something of it was cut off."""
+        ...
+
+    def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
+        """Return a batch, and how many of its rows belong to each input."""
+        ...
+
+    def bucket(self, tensor: Tensor) -> int:
+        """Return a number that inputs of one batch share."""
+        ...
+
+
+def reader_of(backbone: Backbone, decode: str) -> Reader:
+    """Return the reader of what a backbone takes; `decode` is the mode of `pyfeat.ops.decode`."""
+    preparation = backbone.preprocessing
+    if isinstance(preparation, Tokenization):
+        return TextReader(preparation)
+    if isinstance(preparation, AudioPreprocessing):
+        return AudioReader(preparation)
+    return ImageReader(preparation, decode)
+
+
+class ImageReader:
+    """Paths, encoded bytes, PIL images and arrays of pixels."""
+
+    def __init__(self, preprocessing: Preprocessing, decode: str) -> None:
+        self._preprocessing = preprocessing
+        self._decode = decode
+
+    def content(self, value: Any, name: str) -> Content:
+        """Return the bytes of a file, or the array of pixels."""
+        if isinstance(value, (str, os.PathLike)):
+            return read_file(Path(value))
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return bytes(value)
+        if isinstance(value, Image.Image):
+            return image_from_pil(value, name)
+        if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
+            return image_from_array(np.asarray(value), name)
+        kind = type(value).__name__
+        raise InputError(name, f"must be a path, bytes, a PIL image or an array, got {kind}")
+
+    def tensor(self, content: Content, name: str) -> tuple[Tensor, bool]:
+        """Return the pixels (3, crop, crop)."""
+        if isinstance(content, bytes):
+            spec = self._preprocessing
+            return decode_preprocess(content, spec, mode=self._decode, name=name), False
+        pixels: Any = content
+        return preprocess(pixels, self._preprocessing), False
+
+    def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
+        """Return (n, 3, crop, crop)."""
+        return (torch.stack(list(tensors)),), [1] * len(tensors)
+
+    def bucket(self, _tensor: Tensor) -> int:
+        """Return 0: all images have one size."""
+        return 0
+
+
+class TextReader:
+    """Texts as str or UTF-8 bytes, and text files as paths."""
+
+    def __init__(self, tokenization: Tokenization) -> None:
+        self._tokenization = tokenization
+
+    def content(self, value: Any, name: str) -> Content:
+        """Return the text."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, os.PathLike):
+            value = read_file(Path(value))
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            kind = type(value).__name__
+            raise InputError(name, f"must be a str, UTF-8 bytes or a Path, got {kind}")
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(name, f"it is no UTF-8 text: {error.reason}") from None
+
+    def tensor(self, content: Content, name: str) -> tuple[Tensor, bool]:
+        """Return the tokens (length,), at most `max_length`."""
+        spec = self._tokenization
+        text = str(content)
+        if not text.strip():
+            raise InputError(name, "it is empty")
+        try:
+            encoding = spec.tokenizer.encode(text.lower() if spec.lower else text)
+        except (TypeError, UnicodeEncodeError) as error:  # lone surrogates
+            raise InputError(name, f"it has no tokens: {error}") from None
+        ids = encoding.ids
+        # Special tokens at the end (</s>, [SEP]) survive the cut.
+        if cut := len(ids) > spec.max_length:
+            tail = next(i for i, s in enumerate(reversed(encoding.special_tokens_mask)) if not s)
+            ids = ids[: spec.max_length - tail] + ids[len(ids) - tail :]
+        return torch.tensor(ids, dtype=torch.int64), cut
+
+    def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
+        """Return tokens and mask, both (n, length) with one length for a bucket."""
+        length = self.bucket(max(tensors, key=len))
+        ids = torch.full((len(tensors), length), self._tokenization.pad_id)
+        mask = torch.zeros_like(ids)
+        for i, tokens in enumerate(tensors):
+            ids[i, : len(tokens)] = tokens
+            mask[i, : len(tokens)] = 1
+        return (ids, mask), [1] * len(tensors)
+
+    def bucket(self, tensor: Tensor) -> int:
+        """Return the length to which the tokens are filled up."""
+        return bucket_of(len(tensor), self._tokenization.max_length)
