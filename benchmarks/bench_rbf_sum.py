@@ -42,7 +42,7 @@ def cases(quick: bool) -> Iterator[Case]:
                     name=f"{where} {n} x {d}, {count} bandwidths"
                     + (", gradient" if gradient else ""),
                     contestants=list(contestants(samples, gammas, gradient)),
-                    expected=(by_torch_gradient if gradient else by_torch)(truth, gammas),
+                    expected=partial(by_torch_gradient if gradient else by_torch, truth, gammas),
                     error=relative_error,
                     unit="relative error",
                     flop=2 * d * n * (2 * n + 1) * (3 if gradient else 1),

@@ -28,7 +28,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -86,8 +86,8 @@ class Case:
         Column "case" of the table.
     contestants : list of Contestant
         Timed interleaved, one sample each a round.
-    expected : object
-        The reference's result.
+    expected : object or callable
+        The reference's result, or what computes it: then only a case that runs waits for it.
     error : callable
         `error(result, expected)` as a float; NaN, or more than a contestant's bound, is WRONG.
     unit : str
@@ -146,6 +146,8 @@ def largest_difference(result: Any, expected: Any) -> float:
 def measure(case: Case, rounds: int) -> list[Row]:
     """Return one row for each contestant: checked, then timed in `rounds` interleaved samples."""
     torch.set_num_threads(case.torch_threads)
+    if callable(case.expected):
+        case = replace(case, expected=case.expected())
     rows = [_checked(case, c) for c in case.contestants]
     racing = [
         (row, c.run) for row, c in zip(rows, case.contestants, strict=True) if row["status"] == "ok"

@@ -59,6 +59,12 @@ def test_error_within_the_bound_is_right(harness):
     assert (row["status"], row["error"]) == ("ok", 0.25)
 
 
+def test_answer_may_be_computed_when_the_case_runs(harness):
+    right = [harness.Contestant("right", lambda: 2.0)]
+    case = harness.Case("case", right, lambda: 2.0, harness.largest_difference, "difference")
+    assert harness.measure(case, rounds=1)[0]["error"] == 0.0
+
+
 def test_skipped_contestant_keeps_its_row_and_reason(harness):
     skipped, right = measure(
         harness,
