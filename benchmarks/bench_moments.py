@@ -14,7 +14,7 @@ from typing import Any
 import device
 import numpy as np
 import torch
-from elsewhere import elsewhere
+from elsewhere import elsewhere, tuned_malloc
 from harness import Case, Contestant
 
 from pyfeat import _core
@@ -78,6 +78,11 @@ def covariance_case(n: int, d: int) -> Case:
             *(Contestant(f"pyfeat cpp[{isa}]", ours(X, isa), TOLERANCE) for isa in _core.isas()),
             Contestant("pyfeat reference", ours(X, None), TOLERANCE),
             Contestant("torch, centred rows", partial(torch_product, tensor), TOLERANCE),
+            Contestant(
+                "torch, centred rows, tuned malloc",
+                elsewhere("bench_moments:torch_alone", tuned_malloc(threads), n, d),
+                TOLERANCE,
+            ),
             Contestant("torch.cov", partial(torch.cov, tensor.T, correction=0), TOLERANCE),
             *others,
             # Other rows, rounded: their covariance differs by the rounding, of 2^-11 of a number.
@@ -187,6 +192,10 @@ def ours(X: Any, isa: str | None) -> Run:
 def torch_product(X: torch.Tensor) -> torch.Tensor:
     centred = X - X.mean(0)
     return centred.T @ centred / len(X)
+
+
+def torch_alone(n: int, d: int) -> Run:
+    return partial(torch_product, torch.from_numpy(rows(n, d)))
 
 
 def centred_product(X: np.ndarray) -> np.ndarray:

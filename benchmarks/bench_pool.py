@@ -10,6 +10,7 @@ from typing import Any
 
 import device
 import torch
+from elsewhere import elsewhere, tuned_malloc
 from harness import Case, Contestant
 
 from pyfeat import _core
@@ -40,14 +41,18 @@ def cases(quick: bool) -> Iterator[Case]:
     for method, (name, shape, layout, memory), source, target in plan[:1] if quick else plan:
         for where in device.devices():
             items = shape if where == "cpu" else (4 * shape[0], *shape[1:])
-            x = torch.randn(items, generator=torch.Generator().manual_seed(0))
-            x = x.to(where, source).contiguous(memory_format=memory)
+            x = make(items, source, memory).to(where)
             expected = rows_of(
                 pool(x, method, layout=layout, l2=True, dtype=target, backend="reference")
             )
+            entries = contestants(x, method, layout, target)
+            if where == "cpu":
+                at = (items, source, memory, method, layout, target)
+                run = elsewhere("bench_pool:torch_alone", tuned_malloc(num_threads()), *at)
+                entries.append(Contestant("torch, tuned malloc", run, bound_of(target)))
             yield Case(
                 name=f"{method}, {name}, {short(source)} to {short(target)}, {where}",
-                contestants=contestants(x, method, layout, target),
+                contestants=entries,
                 expected=expected,
                 error=lambda result, wanted: float((rows_of(result) - wanted).abs().max()),
                 unit="largest difference of rows of norm 1",
@@ -57,6 +62,11 @@ def cases(quick: bool) -> Iterator[Case]:
                 torch_threads=num_threads(),
                 device=where,
             )
+
+
+def make(shape: tuple[int, ...], dtype: torch.dtype, memory: torch.memory_format) -> torch.Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return x.to(dtype).contiguous(memory_format=memory)
 
 
 def short(dtype: torch.dtype) -> str:
@@ -70,8 +80,12 @@ def rows_of(result: Any) -> torch.Tensor:
     return result.float().cpu()
 
 
+def bound_of(target: torch.dtype) -> float:
+    return BOUND + {torch.float32: 0.0, torch.float16: 2.0**-11, torch.int8: 1.1 / 127}[target]
+
+
 def contestants(x: torch.Tensor, method: str, layout: str, target: torch.dtype) -> list[Contestant]:
-    bound = BOUND + {torch.float32: 0.0, torch.float16: 2.0**-11, torch.int8: 1.1 / 127}[target]
+    bound = bound_of(target)
     plain = torch_pool(x, method, layout, target)
     wait = torch.cuda.synchronize if x.is_cuda else lambda: None
     if x.is_cuda:
@@ -137,6 +151,17 @@ def torch_pool(x: torch.Tensor, method: str, layout: str, target: torch.dtype) -
         return (rows / scales[:, None]).round().to(torch.int8), scales
 
     return run
+
+
+def torch_alone(
+    shape: tuple[int, ...],
+    source: torch.dtype,
+    memory: torch.memory_format,
+    method: str,
+    layout: str,
+    target: torch.dtype,
+) -> Run:
+    return torch_pool(make(shape, source, memory), method, layout, target)
 
 
 def compiled(plain: Run, bound: float, wait: Callable[[], None]) -> Contestant:

@@ -14,6 +14,7 @@ from typing import Any
 import device
 import numpy as np
 import torch
+from elsewhere import elsewhere, tuned_malloc
 from harness import Case, Contestant
 from sklearn.metrics.pairwise import rbf_kernel
 
@@ -41,7 +42,7 @@ def cases(quick: bool) -> Iterator[Case]:
                     name=f"{where} {n} x {d}, {count} bandwidths"
                     + (", gradient" if gradient else ""),
                     contestants=list(contestants(samples, gammas, gradient)),
-                    expected=(by_torch_gradient if gradient else by_torch)(truth, gammas),
+                    expected=partial(by_torch_gradient if gradient else by_torch, truth, gammas),
                     error=relative_error,
                     unit="relative error",
                     flop=2 * d * n * (2 * n + 1) * (3 if gradient else 1),
@@ -79,6 +80,9 @@ def contestants(
         for isa in _core.isas()[:3]:  # generic takes ten times as long
             yield Contestant(f"pyfeat cpp[{isa}]", on_isa(isa, samples, gammas, gradient), BOUND)
         yield Contestant("torch, blocks", partial(plain, samples, gammas), TORCH_BOUND)
+        at = (*samples[0].shape, gammas, gradient)
+        run = elsewhere("bench_rbf_sum:torch_alone", tuned_malloc(num_threads()), *at)
+        yield Contestant("torch, blocks, tuned malloc", run, TORCH_BOUND)
         if not gradient:
             run = partial(by_scikit_learn, samples, gammas)
             yield Contestant("scikit-learn, blocks", run, TORCH_BOUND)
@@ -149,6 +153,10 @@ def by_torch_gradient(
             value += part.detach()
         values.append(value)
     return *values, *(leaf.grad for leaf in leaves)
+
+
+def torch_alone(n: int, d: int, gammas: tuple[float, ...], gradient: bool) -> Run:
+    return partial(by_torch_gradient if gradient else by_torch, make(n, d, "cpu"), gammas)
 
 
 def by_scikit_learn(

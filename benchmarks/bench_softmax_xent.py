@@ -8,11 +8,13 @@ every setting is a contestant. The error is that of the gradient, against float6
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import device
 import numpy as np
 import torch
+from elsewhere import elsewhere, tuned_malloc
 from harness import Case, Contestant
 
 from pyfeat import _core
@@ -131,32 +133,47 @@ def evaluate_in_torch(
     return loss, torch.cat([z.T @ X, z.sum(dim=0)[:, None]], dim=1)
 
 
+def one_by_one(
+    X: torch.Tensor,
+    labels: torch.Tensor,
+    theta: torch.Tensor,
+    block: int,
+    evaluate: Callable[..., Any] = evaluate_in_torch,
+) -> torch.Tensor:
+    """Return the gradient of one problem after another, each summed over blocks of rows."""
+    gradient = torch.zeros_like(theta)
+    for p in range(len(theta)):
+        weight, bias = theta[p, :, :-1].contiguous(), theta[p, :, -1].contiguous()
+        for at in range(0, len(X), block):
+            rows, known = X[at : at + block], labels[at : at + block]
+            gradient[p] += evaluate(rows, known, weight, bias)[1]
+    return gradient / len(X)
+
+
+def torch_alone(n: int, d: int, outputs: int, problems: int, block: int) -> Run:
+    X, labels, theta = numbers(n, d, outputs, max(STRENGTHS))
+    return partial(one_by_one, X, labels, theta[:problems], block)
+
+
 def plain_torch(X: torch.Tensor, labels: torch.Tensor, theta: torch.Tensor) -> list[Contestant]:
-    compiled = torch.compile(evaluate_in_torch, dynamic=False)
-
-    def one_by_one(evaluate: Callable[..., Any], block: int) -> Run:
-        def run() -> torch.Tensor:
-            gradient = torch.zeros_like(theta)
-            for p in range(len(theta)):
-                weight, bias = theta[p, :, :-1].contiguous(), theta[p, :, -1].contiguous()
-                for at in range(0, len(X), block):
-                    rows, known = X[at : at + block], labels[at : at + block]
-                    gradient[p] += evaluate(rows, known, weight, bias)[1]
-            return gradient / len(X)
-
-        return waiting(run) if X.is_cuda else run
-
     n = len(X)
-    entries = [
-        Contestant("torch", one_by_one(evaluate_in_torch, n), ROUNDING),
-        Contestant(f"torch, blocks of {BLOCK}", one_by_one(evaluate_in_torch, BLOCK), ROUNDING),
-    ]
+    entries = []
+    for name, block in (("torch", n), (f"torch, blocks of {BLOCK}", BLOCK)):
+        run = partial(one_by_one, X, labels, theta, block)
+        entries.append(Contestant(name, waiting(run) if X.is_cuda else run, ROUNDING))
+        if not X.is_cuda:
+            at = (*X.shape, theta.shape[1], len(theta), block)
+            alone = elsewhere("bench_softmax_xent:torch_alone", tuned_malloc(num_threads()), *at)
+            entries.append(Contestant(f"{name}, tuned malloc", alone, ROUNDING))
+    compiled = torch.compile(evaluate_in_torch, dynamic=False)
+    run = partial(one_by_one, X, labels, theta, n, compiled)
     try:
-        one_by_one(compiled, n)()
+        run()
     except (RuntimeError, OSError) as error:  # what torch raises without a C++ compiler
         lines = str(error).strip().splitlines() or [""]
         return [*entries, Contestant("torch.compile", skip=f"cannot compile: {lines[0]}")]
-    return [*entries, Contestant("torch.compile", one_by_one(compiled, n), ROUNDING)]
+    run = waiting(run) if X.is_cuda else run
+    return [*entries, Contestant("torch.compile", run, ROUNDING)]
 
 
 def scikit_learn(X: torch.Tensor, labels: torch.Tensor, theta: torch.Tensor) -> list[Contestant]:

@@ -13,7 +13,7 @@ from typing import Any
 import device
 import numpy as np
 import torch
-from elsewhere import elsewhere
+from elsewhere import elsewhere, tuned_malloc
 from harness import Case, Contestant
 
 from pyfeat import _core
@@ -105,9 +105,10 @@ def peers(dtype: str, metric: str, n: int) -> Iterator[Contestant]:
         yield Contestant(
             f"numpy in blocks, {name}", elsewhere("bench_topk:numpy_search", core, *at), NEAR_TIES
         )
-    queries, base, scales = data(dtype, n)
-    arrays = [None if a is None else torch.from_numpy(a) for a in (queries, base, scales)]
+    arrays = [None if a is None else torch.from_numpy(a) for a in data(dtype, n)]
     yield Contestant("torch in blocks", partial(torch_search, *arrays, metric), NEAR_TIES)
+    alone = elsewhere("bench_topk:torch_alone", tuned_malloc(num_threads()), dtype, metric, n)
+    yield Contestant("torch in blocks, tuned malloc", alone, NEAR_TIES)
     try:
         block = torch.compile(torch_keys, dynamic=True)
         torch_search(*arrays, metric, block)
@@ -179,6 +180,11 @@ def torch_search(
     if rows.is_cuda:
         torch.cuda.synchronize()
     return rows
+
+
+def torch_alone(dtype: str, metric: str, n: int) -> Run:
+    arrays = [None if a is None else torch.from_numpy(a) for a in data(dtype, n)]
+    return partial(torch_search, *arrays, metric)
 
 
 def on_gpu(queries: Any, base: Any, scales: Any, metric: str) -> Iterator[Contestant]:

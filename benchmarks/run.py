@@ -1,12 +1,12 @@
 """Run benchmarks.
 
-    python benchmarks/run.py NAME... [--backends cpp,triton] [--device cuda] [--json]
+    python benchmarks/run.py NAME... [--case TEXT] [--backends cpp,triton] [--device cuda] [--json]
                              [--rounds N] [--seconds N] [--quick] [--no-save]
     python benchmarks/run.py all
     python benchmarks/run.py --list
 
 Prints a table, and writes benchmarks/results/NAME-MACHINE.json unless `--quick`, `--no-save` or
-`--backends` asks for less.
+`--backends` asks for less. With `--case` the other cases in that file stay.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).resolve().parent
+Report = dict[str, Any]
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import device  # noqa: E402  the path is set above
@@ -115,6 +116,7 @@ class Plan:
     seconds: float
     backends: tuple[str, ...]
     device: str | None
+    case: str = ""
 
     def wants(self, contestant: Contestant) -> bool:
         """Return whether a contestant runs: peers always, ours when its backend is asked for."""
@@ -126,9 +128,10 @@ class Plan:
         )
 
 
-def run(name: str, plan: Plan) -> dict[str, Any]:
+def run(name: str, plan: Plan) -> Report:
     """Return the report of one benchmark: rows, and all that is needed to judge and repeat them."""
     rows: list[Row] = []
+    left_out: list[str] = []
     device.only = plan.device
     start = time.monotonic()
     complete = True
@@ -139,29 +142,61 @@ def run(name: str, plan: Plan) -> dict[str, Any]:
             break
         if plan.device not in (None, case.device):
             continue
+        if plan.case not in case.name:
+            left_out.append(case.name)
+            continue
         print(f"{name}, after {passed:.0f} s: case {number}, {case.name}", file=sys.stderr)
         chosen = [c for c in case.contestants if plan.wants(c)]
         rows += measure(replace(case, contestants=chosen), plan.rounds)
     command = shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
     return {"name": name, **commit(), "command": command, "rounds": plan.rounds} | {
-        "complete": complete,
+        "complete": complete and not left_out,
+        "left_out": left_out,
         "machine": machine(),
         "rows": rows,
     }
 
 
-def save(report: dict[str, Any]) -> Path:
-    """Write a report to results/NAME-MACHINE.json and return the path."""
+def by_case(rows: list[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each case, in the order of the cases."""
+    cases: dict[str, list[Row]] = {}
+    for row in rows:
+        cases.setdefault(row["case"], []).append(row)
+    return cases
+
+
+def merged(old: Report, new: Report) -> Report:
+    """Return an old report with the cases of a new one, which takes the place of theirs.
+
+    Commit, command, rounds and machine of the old one stay those of its cases; the new cases have
+    theirs in `parts`.
+    """
+    fresh = by_case(new["rows"])
+    cases = by_case(old["rows"]) | fresh
+    left_out = [case for case in new["left_out"] if case not in cases]
+    about = {key: new[key] for key in ("commit", "dirty", "command", "rounds", "machine")}
+    return old | {
+        "complete": not left_out,
+        "left_out": left_out,
+        "rows": [row for rows in cases.values() for row in rows],
+        "parts": old.get("parts", {}) | dict.fromkeys(fresh, about),
+    }
+
+
+def save(report: Report, part: bool = False) -> Path:
+    """Write a report, or its cases only, to results/NAME-MACHINE.json and return the path."""
     facts = report["machine"]
     machine_name = f"{facts['cpu']} {facts['cores']} cores {facts['gpu'] or ''}"
     slug = re.sub(r"[^a-z0-9]+", "-", machine_name.lower()).strip("-")
     path = HERE / "results" / f"{report['name']}-{slug}.json"
     path.parent.mkdir(exist_ok=True)
+    if part and path.exists():
+        report = merged(json.loads(path.read_text()), report)
     path.write_text(json.dumps(report, indent=1) + "\n")
     return path
 
 
-def table(report: dict[str, Any]) -> str:
+def table(report: Report) -> str:
     """Return a report as plain text: error beside speed, cases apart."""
     facts = report["machine"]
     state = f"{(report['commit'] or 'no commit')[:12]}{' + changes' if report['dirty'] else ''}"
@@ -203,8 +238,7 @@ def backend_names(text: str) -> tuple[str, ...]:
     return found
 
 
-def main(arguments: list[str]) -> int:
-    """Run what the command line asks for; return 1 when any row is WRONG."""
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Run benchmarks and keep their results.")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"all, or of: {', '.join(names())}"
@@ -224,9 +258,18 @@ def main(arguments: list[str]) -> int:
         metavar="NAME,...",
         help=f"of pyfeat's contestants only these: {', '.join(BACKENDS)}; nothing is saved",
     )
+    parser.add_argument(
+        "--case", default="", metavar="TEXT", help="only cases with TEXT in their names"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="only cases on this device")
     parser.add_argument("--quick", action="store_true", help="few cases and rounds, nothing saved")
     parser.add_argument("--no-save", action="store_true", help="write no file")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run what the command line asks for; return 1 when any row is WRONG."""
+    parser = command_line()
     options = parser.parse_args(arguments)
     if options.list:
         print("\n".join(names()))
@@ -239,17 +282,23 @@ def main(arguments: list[str]) -> int:
     rounds = (3 if options.quick else 30) if options.rounds is None else options.rounds
     if rounds < 1:
         parser.error(f"--rounds must be at least 1, got {rounds}")
+    if options.case and options.seconds < math.inf:
+        parser.error("--seconds must be left out with --case: cases not reached could not be named")
     try:
         num_threads()
     except ValueError as error:
         parser.error(str(error))
-    plan = Plan(rounds, options.quick, options.seconds, options.backends, options.device)
+    plan = Plan(
+        rounds, options.quick, options.seconds, options.backends, options.device, options.case
+    )
     wrong = 0
     for name in wanted:
         report = run(name, plan)
         print(json.dumps(report) if options.json else table(report))
         if report["rows"] and not (options.quick or options.no_save or options.backends):
-            print(f"wrote {save(report)}", file=sys.stderr)
+            print(f"wrote {save(report, part=bool(options.case))}", file=sys.stderr)
+        if options.case and not report["rows"]:
+            print(f"{name}: no case has {options.case!r}: {report['left_out']}", file=sys.stderr)
         wrong += sum(row["status"] == "WRONG" for row in report["rows"])
     return 1 if wrong else 0
 

@@ -17,14 +17,10 @@ namespace {
 constexpr std::ptrdiff_t kRowsOfA = 336;   // with depth kc in the second-level cache
 constexpr std::ptrdiff_t kRowsOfB = 4096;  // in the last-level cache, shared by the threads
 
-std::ptrdiff_t item_bytes(Item item) {
-  return item == Item::kFloat32 ? 4 : item == Item::kInt8 ? 1 : 2;
-}
-
 Rows part(const Rows& rows, std::ptrdiff_t first, std::ptrdiff_t depth) {
   Rows cut = rows;
   cut.data = static_cast<const std::uint8_t*>(rows.data) +
-             (first * rows.row_stride + depth * rows.depth_stride) * item_bytes(rows.item);
+             (first * rows.row_stride + depth * rows.depth_stride) * bytes_of(rows.item);
   if (cut.scales) cut.scales += first;
   return cut;
 }

@@ -22,10 +22,6 @@ constexpr double kNumbersOfThread = 1 << 17;
 
 using Three = std::array<std::ptrdiff_t, 3>;  // items, channels, positions
 
-std::ptrdiff_t bytes_of(Item item) {
-  return item == Item::kFloat32 ? 4 : item == Item::kInt8 ? 1 : 2;
-}
-
 // The kernel on maps that lie behind each other, and on a few of their channels.
 struct Maps {
   const std::uint8_t* data;

@@ -15,10 +15,6 @@ namespace {
 constexpr std::ptrdiff_t kNumbersOfChunk = 1 << 16;
 constexpr double kNumbersOfThread = 1 << 17;
 
-std::ptrdiff_t bytes_of(Item item) {
-  return item == Item::kFloat32 ? 4 : item == Item::kInt8 ? 1 : 2;
-}
-
 // Calls work(first row, rows) for chunks of whole rows.
 template <typename Work>
 void for_chunks(std::ptrdiff_t n, std::ptrdiff_t d, std::size_t threads, const Work& work) {

@@ -139,10 +139,9 @@ class Evaluation {
   // Rows as float32.
   const float* read(std::ptrdiff_t first, std::ptrdiff_t rows, float* room) const {
     const std::ptrdiff_t d = in_.d;
-    const std::ptrdiff_t bytes = in_.item == Item::kFloat32 ? 4 : in_.item == Item::kInt8 ? 1 : 2;
     PYFEAT_KERNEL(xent_rows)
-    (in_.data + first * d * bytes, in_.item, in_.scales ? in_.scales + first : nullptr, in_.shift,
-     rows, d, room);
+    (in_.data + first * d * bytes_of(in_.item), in_.item, in_.scales ? in_.scales + first : nullptr,
+     in_.shift, rows, d, room);
     return room;
   }
 

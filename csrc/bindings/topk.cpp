@@ -26,8 +26,8 @@ std::unique_ptr<Number[]> room_for(std::ptrdiff_t n) {
 }
 
 Rows cut(Rows rows, std::ptrdiff_t first) {
-  const std::ptrdiff_t bytes = rows.item == Item::kFloat32 ? 4 : rows.item == Item::kInt8 ? 1 : 2;
-  rows.data = static_cast<const std::uint8_t*>(rows.data) + first * rows.row_stride * bytes;
+  rows.data =
+      static_cast<const std::uint8_t*>(rows.data) + first * rows.row_stride * bytes_of(rows.item);
   if (rows.scales) rows.scales += first;
   return rows;
 }

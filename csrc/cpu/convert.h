@@ -1,7 +1,7 @@
 // Stored numbers to float32 and back, for the instruction set being compiled.
 #pragma once
 
-#include "gemm.h"
+#include "item.h"
 #include "simd_float.h"
 
 namespace pyfeat::PYFEAT_ISA {
@@ -42,8 +42,7 @@ static inline float from_float16(std::uint16_t x) {
 }
 
 static inline const void* skip_items(const void* data, Item item, std::ptrdiff_t n) {
-  const std::ptrdiff_t bytes = item == Item::kFloat32 ? 4 : item == Item::kInt8 ? 1 : 2;
-  return static_cast<const std::uint8_t*>(data) + n * bytes;
+  return static_cast<const std::uint8_t*>(data) + n * bytes_of(item);
 }
 
 // out[i] = scale * data[i], i < n

@@ -1,7 +1,8 @@
 // Rows from anywhere in memory, one after the other into one array.
 #pragma once
 
-#include "gemm.h"  // Item
+#include "item.h"
+#include "kernels.h"
 
 namespace pyfeat {
 

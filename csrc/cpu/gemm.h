@@ -7,11 +7,10 @@
 // k (an odd k gets a zero), summed in float32.
 #pragma once
 
+#include "item.h"
 #include "kernels.h"
 
 namespace pyfeat {
-
-enum class Item { kFloat32, kFloat16, kBFloat16, kInt8 };
 
 // Where the rows of a side lie. Strides count items; one of them is 1 for speed.
 struct Rows {

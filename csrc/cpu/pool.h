@@ -1,7 +1,8 @@
 // One feature map or list of tokens to one row.
 #pragma once
 
-#include "gemm.h"
+#include "item.h"
+#include "kernels.h"
 
 namespace pyfeat {
 

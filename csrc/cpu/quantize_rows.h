@@ -1,7 +1,8 @@
 // Rows of floats to what is stored, and back.
 #pragma once
 
-#include "gemm.h"
+#include "item.h"
+#include "kernels.h"
 
 namespace pyfeat {
 

@@ -13,10 +13,6 @@ constexpr float kLargestCode = 127.0f;
 // Smaller rows count as zero: the scale of others is a normal number, and its inverse finite.
 constexpr float kSmallestRow = kLargestCode * 1.17549435e-38f;
 
-static inline std::ptrdiff_t bytes_of(Item item) {
-  return item == Item::kFloat32 ? 4 : item == Item::kInt8 ? 1 : 2;
-}
-
 // Nearest, ties to even; from 65520 on infinity; NaN stays NaN.
 static inline std::uint16_t to_float16(float x) {
   const std::uint32_t bits = float_to_bits(x), size = bits & 0x7FFFFFFF;

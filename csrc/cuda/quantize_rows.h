@@ -5,7 +5,7 @@
 
 namespace pyfeat::cuda {
 
-// Types as in csrc/cpu/gemm.h: 0 float32, 1 float16, 2 bfloat16, 3 int8.
+// Types as in csrc/cpu/item.h: 0 float32, 1 float16, 2 bfloat16, 3 int8.
 struct StoreRows {
   const void* rows;
   int from;

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+ITEMS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}  # csrc/cpu/item.h
 LEAST_CAPABILITY = (8, 0)  # what CMakeLists.txt compiles for; Triton supports nothing older either
 
 

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyfeat._config import num_threads
-from pyfeat.ops._check import as_tensor, like, why_not_cpp
+from pyfeat.ops._check import ITEMS, as_tensor, like, why_not_cpp
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 
 Rows = NDArray[Any] | Tensor
 
-# What becomes float32, as `Item` of csrc/cpu/gemm.h numbers it.
-_ITEM = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 _COPY = -1
 
 
@@ -175,8 +173,8 @@ def _result_dtype(source: torch.dtype, dtype: torch.dtype | None, scaled: bool) 
         return dtype
     if dtype != torch.float32:
         raise ValueError(f"dtype must be {source}, that of the sources, or float32, got {dtype}")
-    if source not in _ITEM:
-        raise TypeError(f"sources must be one of {[*_ITEM]} to become float32, got {source}")
+    if source not in ITEMS:
+        raise TypeError(f"sources must be one of {[*ITEMS]} to become float32, got {source}")
     return dtype
 
 
@@ -246,7 +244,7 @@ def _cpp(
         m=len(which),
         d=d,
         row_bytes=d * size,
-        item=_COPY if copies else _ITEM[sources[0].dtype],
+        item=_COPY if copies else ITEMS[sources[0].dtype],
         out=out.data_ptr(),
         threads=num_threads(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pyfeat._rows import is_stream
-from pyfeat.ops._check import as_tensor, why_not_triton
+from pyfeat.ops._check import as_tensor, why_not_cpp, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
-from pyfeat.ops._moments_cpp import cpp, cpp_refuses, tensors_of, why_not_float32
+from pyfeat.ops._moments_cpp import cpp, refuses
 from pyfeat.ops._moments_reference import Moments, reference, refuse_non_finite
 
 
@@ -199,23 +200,14 @@ def _triton(*args: Any) -> Moments:
     return found
 
 
-def _triton_refuses(
-    X: Any,
-    weights: Any = None,
-    groups: Any = None,
-    n_groups: int | None = None,
-    diagonal: bool = False,
-    scales: Any = None,
-) -> str | None:
+def _triton_refuses(X: Any, *rest: Any) -> str | None:
     if is_stream(X):
         return "X must be an array or a tensor, got a stream"
-    return why_not_float32(X, weights) or why_not_triton(
-        **tensors_of(X=X, weights=weights, groups=groups, scales=scales)
-    )
+    return refuses(why_not_triton, X, *rest)
 
 
 BACKENDS = (
     Backend("triton", _triton, _triton_refuses),
-    Backend("cpp", cpp, cpp_refuses),
+    Backend("cpp", cpp, partial(refuses, why_not_cpp)),
     Backend("reference", reference, never_refuses),
 )

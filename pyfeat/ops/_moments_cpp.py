@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyfeat._config import num_threads
-from pyfeat.ops._check import why_no_core, why_not_cpp
+from pyfeat.ops._check import ITEMS
 from pyfeat.ops._moments_reference import Moments, stored_blocks
 
-# The numbers that rows may be stored as; the value is what csrc/cpu/gemm.h calls them.
-ITEMS = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3}
 # Of a stream, and of rows that must be copied to be contiguous: so much at a time, and so many
 # rows at least. Every block of every group costs one pass over its d x d sums.
 BLOCK_BYTES = 64 << 20
@@ -103,7 +102,7 @@ def _add(
     many = len(bounds) - 1
     add(
         rows=tuple(0 if part is None else part.data_ptr() for part in (rows, order, w, s)),
-        item=ITEMS[str(rows.dtype).removeprefix("torch.")],
+        item=ITEMS[rows.dtype],
         d=rows.shape[1],
         bounds=bounds.data_ptr(),
         groups=many,
@@ -113,7 +112,8 @@ def _add(
     )
 
 
-def cpp_refuses(
+def refuses(
+    why_not: Callable[..., str | None],
     X: Any,
     weights: Any = None,
     groups: Any = None,
@@ -121,23 +121,23 @@ def cpp_refuses(
     diagonal: bool = False,
     scales: Any = None,
 ) -> str | None:
-    """Return why the backend "cpp" cannot take these arguments, or None."""
-    tensors = tensors_of(X=X, weights=weights, groups=groups, scales=scales)
-    return why_not_float32(X, weights) or why_not_cpp(**tensors) or why_no_core()
+    """Return why a backend cannot take these arguments, or None.
+
+    `why_not` is asked about those that are tensors, not arrays, streams or None.
+    """
+    named = {"X": X, "weights": weights, "groups": groups, "scales": scales}
+    tensors = {name: part for name, part in named.items() if isinstance(part, Tensor)}
+    return _why_not_float32(X, weights) or why_not(**tensors)
 
 
-def why_not_float32(X: Any, weights: Any) -> str | None:
+def _why_not_float32(X: Any, weights: Any) -> str | None:
     """Return why the rows of X cannot be weighed and multiplied in float32, or None."""
     kind = str(X.dtype).removeprefix("torch.")
-    if kind not in ITEMS:
-        return f"X must be one of {[*ITEMS]}, got {kind}: this backend multiplies in float32"
+    kinds = [str(dtype).removeprefix("torch.") for dtype in ITEMS]
+    if kind not in kinds:
+        return f"X must be one of {kinds}, got {kind}: this backend multiplies in float32"
     if isinstance(weights, Tensor) and weights.numel() and weights.dtype != torch.bool:
         low, high = LEAST_WEIGHT, MOST_WEIGHT
         if bool((((weights > 0) & (weights < low)) | (weights > high)).any()):
             return f"weights must be 0 or in [{low:g}, {high:g}] for sums in float32"
     return None
-
-
-def tensors_of(**arguments: Any) -> dict[str, Tensor]:
-    """Return those of the arguments that are tensors, not arrays, streams or None."""
-    return {name: part for name, part in arguments.items() if isinstance(part, Tensor)}

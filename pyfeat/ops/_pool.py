@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from pyfeat._config import num_threads
-from pyfeat.ops._check import as_tensor, like, stream_of, why_not_cpp, why_not_cuda, why_not_triton
+from pyfeat.ops._check import (
+    ITEMS,
+    as_tensor,
+    like,
+    stream_of,
+    why_not_cpp,
+    why_not_cuda,
+    why_not_triton,
+)
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._quantize_rows import Store, cuda_store, triton_store
 from pyfeat.ops._quantize_rows_out import (
     FLOATS,
-    ITEM,
     Quantized,
     addresses,
     check_out,
@@ -216,14 +223,14 @@ def _cpp(x: Tensor, method: str, p: float, l2: bool, dtype: torch.dtype, out: An
     n, c, positions = x.shape
     run(
         x.data_ptr(),
-        ITEM[x.dtype],
+        ITEMS[x.dtype],
         (n, c, positions),
         strides_of(x),
         method=_KERNEL[method],
         first=method == "cls+avg",
         p=p,
         l2=l2,
-        to=ITEM[dtype],
+        to=ITEMS[dtype],
         out=to,
         scales=scales,
         threads=num_threads(),
@@ -260,7 +267,7 @@ def _fold_cuda(x: Tensor, method: str, p: float, rows: Tensor) -> None:
     with stream_of(x) as stream:
         run(
             x.data_ptr(),
-            ITEM[x.dtype],
+            ITEMS[x.dtype],
             (n, c, positions),
             strides_of(x),
             method=_KERNEL[method],

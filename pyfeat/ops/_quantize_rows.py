@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyfeat._config import num_threads
 from pyfeat.ops._check import (
+    ITEMS,
     as_tensor,
     like,
     stream_of,
@@ -20,7 +21,6 @@ from pyfeat.ops._check import (
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._quantize_rows_out import (
     FLOATS,
-    ITEM,
     Quantized,
     addresses,
     check_out,
@@ -198,11 +198,11 @@ def _cpp(rows: Tensor, dtype: torch.dtype, out: Any) -> Any:
     n, d = rows.shape
     run(
         rows.data_ptr(),
-        ITEM[rows.dtype],
+        ITEMS[rows.dtype],
         rows.stride(0),
         n,
         d,
-        ITEM[dtype],
+        ITEMS[dtype],
         to,
         scales,
         num_threads(),
@@ -221,12 +221,12 @@ def _dequantize_cpp(
     n, d = rows.shape
     run(
         rows.data_ptr(),
-        ITEM[rows.dtype],
+        ITEMS[rows.dtype],
         rows.stride(0),
         n,
         d,
         0 if scales is None else scales.data_ptr(),
-        ITEM[dtype],
+        ITEMS[dtype],
         result.data_ptr(),
         num_threads(),
     )
@@ -246,13 +246,13 @@ def cuda_store(rows: Tensor, scales: Tensor | None, l2: bool, result: Any) -> No
     with stream_of(rows) as stream:
         run(
             rows.data_ptr(),
-            ITEM[rows.dtype],
+            ITEMS[rows.dtype],
             rows.stride(0),
             n,
             d,
             0 if scales is None else scales.data_ptr(),
             l2,
-            ITEM[target],
+            ITEMS[target],
             to,
             codes,
             stream,

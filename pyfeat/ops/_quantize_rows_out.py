@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-ITEM = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}  # as in gemm.h
 
 LARGEST_CODE = 127.0
 LARGE = 1 << 22  # bytes; below this numpy does not ask for huge pages

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from pyfeat._config import num_threads
+from pyfeat.ops._rbf_sum_device import parameters
 from pyfeat.ops._rbf_sum_kernels import Gaussian, Laplacian, Linear, PairKernel, Polynomial
 from pyfeat.ops._rbf_sum_linear import linear
 from pyfeat.ops._rbf_sum_reference import Sums, centre_of
 
-_KIND = {Gaussian: 0, Laplacian: 1, Polynomial: 2}  # enum PairKernel
 _WANTED = {None: 0, "weights": 1, "rows": 2}  # enum Wanted
 
 
@@ -64,16 +64,16 @@ def _run(
     centre = None
     if isinstance(kernel, Gaussian):
         centre = centre_of(x.rows, None if y is None else y.rows).float()
-    power = (kernel.coef0, kernel.degree) if isinstance(kernel, Polynomial) else (0.0, 1)
+    kind, gammas, coef0, degree = parameters(kernel)
     return run(
         x.addresses(),
         None if y is None else y.addresses(),
         d=x.rows.shape[1],
         centre=0 if centre is None else centre.data_ptr(),
-        kind=_KIND[type(kernel)],
-        gammas=list(kernel.gammas) if isinstance(kernel, Gaussian) else [kernel.gamma],
+        kind=kind,
+        gammas=gammas,
         squarings=kernel.squarings() if isinstance(kernel, Gaussian) else [0],
-        power=power,
+        power=(coef0, degree),
         wanted=_WANTED[gradient],
         leave_out=not diagonal,
         threads=num_threads(),

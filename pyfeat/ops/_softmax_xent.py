@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from pyfeat._config import num_threads
-from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_triton
+from pyfeat.ops._check import ITEMS, as_tensor, like, why_not_cpp, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._softmax_xent_reference import Rows, Sums, reference
 
-ITEMS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 PRODUCTS = ("float32", "bfloat16")
 
 

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from pyfeat._config import num_threads
 from pyfeat._rows import is_stream
-from pyfeat.ops._check import as_tensor, like, stream_of, why_not_cpp, why_not_cuda, why_not_triton
+from pyfeat.ops._check import (
+    ITEMS,
+    as_tensor,
+    like,
+    stream_of,
+    why_not_cpp,
+    why_not_cuda,
+    why_not_triton,
+)
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._topk_reference import nearest
 from pyfeat.ops._topk_screen import screened
@@ -18,8 +26,6 @@ from pyfeat.ops._topk_stream import nearest_of_stream
 
 METRICS = ("ip", "cosine", "l2")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-# As in csrc/cpu/gemm.h
-ITEMS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 
 
 class Neighbours(NamedTuple):

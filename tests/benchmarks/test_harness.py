@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,12 @@ def test_wrong_answer_gets_no_time(harness, answer):
 def test_error_within_the_bound_is_right(harness):
     (row,) = measure(harness, harness.Contestant("near", lambda: 2.25, bound=0.25))
     assert (row["status"], row["error"]) == ("ok", 0.25)
+
+
+def test_answer_may_be_computed_when_the_case_runs(harness):
+    right = [harness.Contestant("right", lambda: 2.0)]
+    case = harness.Case("case", right, lambda: 2.0, harness.largest_difference, "difference")
+    assert harness.measure(case, rounds=1)[0]["error"] == 0.0
 
 
 def test_skipped_contestant_keeps_its_row_and_reason(harness):
@@ -152,6 +159,82 @@ def test_no_case_begins_after_its_time_and_the_report_says_so(three_cases):
     assert (report["complete"], report["rows"]) == (False, [])
 
 
+def test_only_cases_with_the_text_run_and_the_report_names_the_others(three_cases):
+    report = three_cases.run("fake", three_cases.Plan(3, True, math.inf, (), "cpu", "ne"))
+    assert [row["case"] for row in report["rows"]] == ["one"]
+    assert (report["complete"], report["left_out"]) == (False, ["three"])
+
+
+@pytest.fixture
+def report_of(three_cases, monkeypatch, tmp_path):
+    """Return a function that measures and saves cases on the CPU, and reads the file."""
+    monkeypatch.setattr(three_cases, "HERE", tmp_path)
+
+    def measured(case, commit="before"):
+        monkeypatch.setattr(three_cases, "commit", lambda: {"commit": commit, "dirty": False})
+        report = three_cases.run("fake", three_cases.Plan(1, True, math.inf, (), "cpu", case))
+        return json.loads(three_cases.save(report, part=bool(case)).read_text())
+
+    return measured
+
+
+def test_a_case_measured_alone_leaves_the_others_as_they_were(report_of):
+    old = report_of("")
+    new = report_of("one", commit="after")
+    assert [row["case"] for row in new["rows"]] == ["one", "three"]
+    assert new["rows"][0] != old["rows"][0]
+    assert new["rows"][1] == old["rows"][1]
+    assert new["commit"] == "before"
+    assert {case: part["commit"] for case, part in new["parts"].items()} == {"one": "after"}
+
+
+def test_a_file_in_parts_is_complete_with_the_last_one(report_of):
+    first = report_of("three")
+    both = report_of("one")
+    assert (first["complete"], first["left_out"]) == (False, ["one"])
+    assert (both["complete"], both["left_out"]) == (True, [])
+    assert [row["case"] for row in both["rows"]] == ["three", "one"]
+
+
+def test_a_whole_run_writes_the_file_anew(report_of):
+    report_of("one")
+    report_of("three", commit="after")
+    assert "parts" not in report_of("", commit="last")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
+def test_tuned_malloc_takes_no_new_pages(harness):
+    import torch
+    from elsewhere import elsewhere, tuned_malloc
+
+    shape = (2**13 + 1, 2**10)  # above 32 MiB, where glibc by itself always maps
+    threads = tuned_malloc(1)
+    plain = {name: text for name, text in threads.items() if name != "GLIBC_TUNABLES"}
+    tuned, mapped = (elsewhere("functools:partial", e, torch.ones, shape) for e in (threads, plain))
+
+    def new_pages(call):
+        def faults():
+            stat = Path(f"/proc/{call.child.pid}/stat").read_text()
+            return int(stat.rpartition(") ")[2].split()[7])
+
+        for _ in range(6):  # an aligned block needs more room than the hole of one like it
+            call()
+        before = faults()
+        for _ in range(3):
+            call()
+        return faults() - before
+
+    assert new_pages(tuned) < 10 < new_pages(mapped)
+
+
+def test_tuned_malloc_limits_the_threads_of_torch(harness):
+    import torch
+    from elsewhere import elsewhere, tuned_malloc
+
+    call = elsewhere("functools:partial", tuned_malloc(3), torch.get_num_threads)
+    assert call() == 3
+
+
 def test_ceilings_of_a_device_are_above_nothing(harness):
     from device import copy_bytes_per_second, matmul_flop_per_second
 
@@ -203,3 +286,9 @@ def test_quick_report_is_json_with_machine_commit_and_rows():
     assert report["rounds"] == 2
     assert {"commit", "dirty", "command", "machine", "rows"} <= set(report)
     assert {row["status"] for row in report["rows"]} == {"ok"}
+
+
+def test_a_time_limit_does_not_go_with_a_case():
+    result = run("preprocess", "--case", "one", "--seconds", "3")
+    assert result.returncode == 2
+    assert "--seconds must be left out with --case" in result.stderr

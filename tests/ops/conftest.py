@@ -10,13 +10,17 @@ lacks is still skipped, unless it is named too: `PYFEAT_REQUIRE=cpp[avx512]`.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from pyfeat.ops._check import why_no_core
 from pyfeat.ops._explain import BACKENDS_OF
@@ -61,6 +65,16 @@ def backend(request: pytest.FixtureRequest) -> Iterator[RunOn]:
     _core.set_isa(isa)
     yield RunOn(name, "cpu")
     _core.set_isa(before)
+
+
+@pytest.fixture
+def end_of_page() -> NDArray[np.uint8]:
+    """Return the bytes of a page; those behind it may not be read."""
+    page = mmap.PAGESIZE
+    pages = np.frombuffer(mmap.mmap(-1, 2 * page), np.uint8)
+    behind = ctypes.c_void_p(pages.ctypes.data + page)
+    assert ctypes.CDLL(None, use_errno=True).mprotect(behind, page, 0) == 0
+    return pages[:page]
 
 
 def why_not_here(name: str) -> str | None:

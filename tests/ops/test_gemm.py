@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyfeat.ops._check import ITEMS
+
 _core = pytest.importorskip("pyfeat._core")
 
-ITEMS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 EPS = 2.0**-24  # half a unit in the last place of 1, float32
 BF16_EPS = 2.0**-9
 
