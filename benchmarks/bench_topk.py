@@ -102,6 +102,9 @@ def peers(dtype: str, metric: str, n: int) -> Iterator[Contestant]:
     for name, core in CORES.items():
         at = (dtype, metric, n, num_threads())
         yield Contestant(f"faiss, {name}", elsewhere("bench_topk:faiss_search", core, *at), bound)
+        if n == 1 and dtype != "float32":
+            flat = elsewhere("bench_topk:faiss_search", core, "float32", *at[1:])
+            yield Contestant(f"faiss, float32, {name}", flat, CODES)
         yield Contestant(
             f"numpy in blocks, {name}", elsewhere("bench_topk:numpy_search", core, *at), NEAR_TIES
         )

@@ -17,7 +17,7 @@ constexpr std::ptrdiff_t kQueriesAtOnce = 2048;  // their shortlists are alive t
 constexpr std::size_t kShortlistBytes = std::size_t{64} << 20;  // of one thread
 constexpr std::ptrdiff_t kQueriesOfTile = 336;  // packed, they stay in the second-level cache
 constexpr int kRowsOfTile = 256;                // and so do these and their products
-constexpr std::ptrdiff_t kFewQueries = 12;      // for so few, packing rows takes longer than dots
+constexpr std::ptrdiff_t kFewQueries = 24;      // for so few, packing rows takes longer than dots
 constexpr double kWorthAThread = 2e6;           // multiplications
 
 template <typename Number>
@@ -89,25 +89,18 @@ class Worker {
     const int nr = PYFEAT_KERNEL(gemm_shape)().nr;
     products_ = room_for<float>(std::min(kQueriesOfTile, queries.n) * kRowsOfTile);
     packed_ = room_for<float>(
-        few ? 2 * search.d : static_cast<std::ptrdiff_t>(packed_size(kRowsOfTile, search.d, nr)));
+        few ? kRowsOfTile : static_cast<std::ptrdiff_t>(packed_size(kRowsOfTile, search.d, nr)));
   }
 
   std::vector<Shortlist>& lists() { return lists_; }
 
   void take_rows(std::ptrdiff_t first, int count) {
-    const Rows rows = cut(search_.base, first), plain = without_scales(rows);
-    PYFEAT_KERNEL(topk_norms)(rows, count, search_.d, squared_.data(),
-                              bf16_ && rows.item != Item::kInt8 ? rest_.data() : nullptr);
-    // Whole numbers up to 256 are their own bfloat16.
-    bounds_.fill(squared_.data(), bf16_ && rows.item != Item::kInt8 ? rest_.data() : nullptr,
-                 rows.scales, count, search_.d, search_.metric);
     const bool few = queries_.n <= kFewQueries;
-    const int nr = PYFEAT_KERNEL(gemm_shape)().nr;
-    if (few) PYFEAT_KERNEL(topk_dots)
-    (queries_.first, queries_.n, plain, count, search_.d, packed_.get(), products_.get(),
-     kRowsOfTile);
-    else if (bf16_) PYFEAT_KERNEL(gemm_pack_bf16)(plain, count, search_.d, nr, packed_bf16());
-    else PYFEAT_KERNEL(gemm_pack)(plain, count, search_.d, nr, packed_.get());
+    const Rows rows = cut(search_.base, first);
+    if (few)
+      multiply_few(rows, count);
+    else
+      pack(rows, count);
     for (std::ptrdiff_t q = 0; q < queries_.n; q += kQueriesOfTile) {
       const std::ptrdiff_t n = std::min(kQueriesOfTile, queries_.n - q);
       if (!few) multiply(q, n, count);
@@ -118,6 +111,29 @@ class Worker {
   }
 
  private:
+  void multiply_few(const Rows& rows, int count) {
+    float* squared = packed_.get();
+    PYFEAT_KERNEL(topk_dots)
+    (queries_.first, queries_.n, rows, count, search_.d, squared, products_.get(), kRowsOfTile);
+    bounds_.fill_fast(squared, rows.scales, count, search_.d, search_.metric, [&](int i) {
+      PYFEAT_KERNEL(topk_norms)(cut(rows, i), 1, search_.d, squared_.data(), nullptr);
+      return squared_[0];
+    });
+  }
+
+  void pack(const Rows& rows, int count) {
+    // Whole numbers up to 256 are their own bfloat16.
+    float* rest = bf16_ && rows.item != Item::kInt8 ? rest_.data() : nullptr;
+    PYFEAT_KERNEL(topk_norms)(rows, count, search_.d, squared_.data(), rest);
+    bounds_.fill(squared_.data(), rest, rows.scales, count, search_.d, search_.metric);
+    const Rows plain = without_scales(rows);
+    const int nr = PYFEAT_KERNEL(gemm_shape)().nr;
+    if (bf16_)
+      PYFEAT_KERNEL(gemm_pack_bf16)(plain, count, search_.d, nr, packed_bf16());
+    else
+      PYFEAT_KERNEL(gemm_pack)(plain, count, search_.d, nr, packed_.get());
+  }
+
   std::uint16_t* packed_bf16() { return reinterpret_cast<std::uint16_t*>(packed_.get()); }
 
   void multiply(std::ptrdiff_t q, std::ptrdiff_t n, int count) {

@@ -47,16 +47,32 @@ struct RowBounds {
   void fill(const double* squared, const float* rest, const float* scales, int count,
             std::ptrdiff_t d, Metric metric) {
     most_p = most_w = most_z = 0;
-    for (int i = 0; i < count; ++i) {
-      set(i, squared[i], rest ? rest[i] : 0.0f, scales ? scales[i] : 1.0, d, metric);
-      if (mul[i] != mul[i]) continue;
-      most_p = std::max(most_p, p[i]);
-      most_w = std::max(most_w, w[i]);
-      most_z = std::max(most_z, z[i]);
-    }
+    for (int i = 0; i < count; ++i)
+      take(i, squared[i], rest ? rest[i] : 0.0f, scales ? scales[i] : 1.0, d, metric);
+  }
+
+  // The same by squares in float32. norm(i) gives the square of row i in float64.
+  template <typename Norm>
+  void fill_fast(const float* squared, const float* scales, int count, std::ptrdiff_t d,
+                 Metric metric, const Norm& norm) {
+    float most[3];
+    PYFEAT_KERNEL(topk_bounds)
+    (squared, scales, count, d, accumulation_error(d), metric,
+     {mul.data(), add.data(), p.data(), w.data(), z.data(), most});
+    most_p = most[0], most_w = most[1], most_z = most[2];
+    for (int i = 0; i < count; ++i)
+      if (w[i] < 0) take(i, norm(i), 0.0f, scales ? scales[i] : 1.0, d, metric);
   }
 
  private:
+  void take(int i, double squared, float rest, double scale, std::ptrdiff_t d, Metric metric) {
+    set(i, squared, rest, scale, d, metric);
+    if (mul[i] != mul[i]) return;
+    most_p = std::max(most_p, p[i]);
+    most_w = std::max(most_w, w[i]);
+    most_z = std::max(most_z, z[i]);
+  }
+
   void set(int i, double squared, float rest, double scale, std::ptrdiff_t d, Metric metric) {
     const double length = std::sqrt(squared), norm = length * std::fabs(scale);
     mul[i] = add[i] = p[i] = w[i] = z[i] = 0;

@@ -2,12 +2,14 @@
 #include "topk.h"
 
 #include "convert.h"
+#include "load_items.h"
 
 namespace pyfeat::PYFEAT_ISA {
 namespace {
 
 constexpr int kLanes64 = kWidth / 2;
-constexpr int kPiece = 256;  // numbers converted at a time, where one pass is enough
+constexpr int kPiece = 256;              // numbers converted at a time, where one pass is enough
+constexpr std::ptrdiff_t kAhead = 2048;  // bytes of rows asked for before they are read
 static_assert(kPiece % kWidth == 0);
 
 using Doubles = double __attribute__((vector_size(kWidth * sizeof(float))));
@@ -67,34 +69,120 @@ struct Squares {
   }
 };
 
-template <int queries, int rows>
-void dots(const float* x, std::ptrdiff_t x_stride, const float* const* y, std::ptrdiff_t d,
-          float* c, std::ptrdiff_t stride) {
-  Floats sums[queries][rows] = {};
-  std::ptrdiff_t i = 0;
-  for (; i + kWidth <= d; i += kWidth) {
-    Floats right[rows];
-    for (int r = 0; r < rows; ++r) right[r] = load_floats(y[r] + i);
+// As many rows at a time as there are registers for their sums.
+template <int queries>
+#if defined(PYFEAT_AVX512)
+constexpr int kRows = 4;
+#else
+constexpr int kRows = queries == 1   ? 4
+                      : queries == 2 ? 3
+                                     : 2;
+#endif
+
+// What a group of rows is multiplied by.
+struct Left {
+  const float* x;
+  std::ptrdiff_t stride, d;
+};
+
+// out[q * rows + r] = query q . row r; the squares of the rows follow if they are wanted. `ahead`
+// bytes behind each number is one that will be wanted soon.
+template <Item item, int queries, bool squares>
+void dots(const Left& left, const std::uint8_t* const* y, const std::uint8_t* soon, float* out) {
+  constexpr int rows = kRows<queries>, count = rows * (queries + (squares ? 1 : 0));
+  Floats sums[(count + 3) / 4 * 4] = {};
+  const auto add = [&](const Floats* x, const Floats* v) {
 #pragma GCC unroll 4
-    for (int q = 0; q < queries; ++q) {
-      const Floats left = load_floats(x + q * x_stride + i);
-      for (int r = 0; r < rows; ++r) sums[q][r] += left * right[r];
-    }
-  }
-  const int over = static_cast<int>(d - i);
-  for (int q = 0; q < queries; ++q)
     for (int r = 0; r < rows; ++r) {
-      if (over) sums[q][r] += load_some(x + q * x_stride + i, over) * load_some(y[r] + i, over);
-      c[q * stride + r] = pyfeat::PYFEAT_ISA::sum_of(sums[q][r]);
+#pragma GCC unroll 4
+      for (int q = 0; q < queries; ++q) sums[q * rows + r] += x[q] * v[r];
+      if constexpr (squares) sums[queries * rows + r] += v[r] * v[r];
     }
+  };
+  Floats x[queries], v[rows];
+  std::ptrdiff_t i = 0;
+  for (; i + kWidth <= left.d; i += kWidth) {
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+      const std::uint8_t* from = y[r] + i * kItemBytes<item>;
+      v[r] = load_items<item>(from);
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < queries; ++q) x[q] = load_floats(left.x + q * left.stride + i);
+    if constexpr (squares)
+#pragma GCC unroll 4
+      for (int line = 0; line < (rows * kWidth * kItemBytes<item> + 63) / 64; ++line)
+        __builtin_prefetch(soon + i * rows * kItemBytes<item> + line * 64);
+    add(x, v);
+  }
+  if (const int over = static_cast<int>(left.d - i)) {
+    for (int r = 0; r < rows; ++r) v[r] = load_some_items<item>(y[r] + i * kItemBytes<item>, over);
+    for (int q = 0; q < queries; ++q) x[q] = load_some(left.x + q * left.stride + i, over);
+    add(x, v);
+  }
+#pragma GCC unroll 8
+  for (int s = 0; s < count; s += 4) four_sums(sums + s, out + s);
 }
 
-template <int rows>
-void dots_of_all(const float* x, std::ptrdiff_t n, const float* const* y, std::ptrdiff_t d,
-                 float* c, std::ptrdiff_t stride) {
+// Some queries with all rows.
+template <Item item, int queries, bool squares>
+void dots_of_rows(const Left& left, const Rows& rows, std::ptrdiff_t count, float* squared,
+                  float* c, std::ptrdiff_t stride) {
+  constexpr int group = kRows<queries>;
+  const std::ptrdiff_t step = rows.row_stride * kItemBytes<item>;
+  const std::ptrdiff_t size = group * left.d * kItemBytes<item> + 1;
+  const std::ptrdiff_t ahead = (1 + kAhead / size) * group * step;
+  const auto* data = static_cast<const std::uint8_t*>(rows.data);
+  for (std::ptrdiff_t row = 0; row < count; row += group) {
+    const std::uint8_t* y[group];
+    const int there = static_cast<int>(count - row < group ? count - row : group);
+    // Past the last row, it once more.
+    for (int r = 0; r < group; ++r) y[r] = data + (row + (r < there ? r : there - 1)) * step;
+    float out[group * (queries + 1) + 3];
+    dots<item, queries, squares>(left, y, y[0] + ahead, out);
+    for (int r = 0; r < there; ++r) {
+      for (int q = 0; q < queries; ++q) c[q * stride + row + r] = out[q * group + r];
+      if (squares) squared[row + r] = out[queries * group + r];
+    }
+  }
+}
+
+// Rows are squared by the way where the first queries are multiplied.
+template <Item item>
+void dots_of_all(const Left& left, std::ptrdiff_t n, const Rows& rows, std::ptrdiff_t count,
+                 float* squared, float* c, std::ptrdiff_t stride) {
   std::ptrdiff_t q = 0;
-  for (; q + 4 <= n; q += 4) dots<4, rows>(x + q * d, d, y, d, c + q * stride, stride);
-  for (; q < n; ++q) dots<1, rows>(x + q * d, d, y, d, c + q * stride, stride);
+  const auto next = [&] { return Left{left.x + q * left.stride, left.stride, left.d}; };
+  if (n >= 4)
+    dots_of_rows<item, 4, true>(left, rows, count, squared, c, stride), q = 4;
+  else if (n >= 2)
+    dots_of_rows<item, 2, true>(left, rows, count, squared, c, stride), q = 2;
+  else
+    dots_of_rows<item, 1, true>(left, rows, count, squared, c, stride), q = 1;
+  for (; q + 4 <= n; q += 4)
+    dots_of_rows<item, 4, false>(next(), rows, count, nullptr, c + q * stride, stride);
+  for (; q + 2 <= n; q += 2)
+    dots_of_rows<item, 2, false>(next(), rows, count, nullptr, c + q * stride, stride);
+  if (q < n) dots_of_rows<item, 1, false>(next(), rows, count, nullptr, c + q * stride, stride);
+}
+
+Floats root_of(Floats v) {
+#if defined(PYFEAT_AVX512)
+  return _mm512_sqrt_ps(v);
+#elif defined(PYFEAT_ISA_avx2)
+  return _mm256_sqrt_ps(v);
+#else
+  for (int i = 0; i < kWidth; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
+
+Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+float largest(Floats v) {
+  float most = 0;
+  for (int i = 0; i < kWidth; ++i) most = v[i] > most ? v[i] : most;
+  return most;
 }
 
 // Bit i says that number i is not below the limit.
@@ -131,24 +219,53 @@ void topk_norms(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t d, double
 }
 
 void topk_dots(const float* queries, std::ptrdiff_t n, const Rows& rows, std::ptrdiff_t count,
-               std::ptrdiff_t d, float* scratch, float* c, std::ptrdiff_t stride) {
-  for (std::ptrdiff_t row = 0; row < count; row += 2) {
-    const int pair = row + 1 < count ? 2 : 1;
-    const float* y[2];
-    for (int r = 0; r < pair; ++r) {
-      const void* from = skip_items(rows.data, rows.item, (row + r) * rows.row_stride);
-      if (rows.item == Item::kFloat32) {
-        y[r] = static_cast<const float*>(from);
-      } else {
-        to_floats(from, rows.item, d, 1.0f, scratch + r * d);
-        y[r] = scratch + r * d;
-      }
-    }
-    if (pair == 2)
-      dots_of_all<2>(queries, n, y, d, c + row, stride);
-    else
-      dots_of_all<1>(queries, n, y, d, c + row, stride);
+               std::ptrdiff_t d, float* squared, float* c, std::ptrdiff_t stride) {
+  const Left left{queries, d, d};
+  switch (rows.item) {
+    case Item::kFloat32:
+      return dots_of_all<Item::kFloat32>(left, n, rows, count, squared, c, stride);
+    case Item::kFloat16:
+      return dots_of_all<Item::kFloat16>(left, n, rows, count, squared, c, stride);
+    case Item::kBFloat16:
+      return dots_of_all<Item::kBFloat16>(left, n, rows, count, squared, c, stride);
+    case Item::kInt8:
+      return dots_of_all<Item::kInt8>(left, n, rows, count, squared, c, stride);
   }
+}
+
+void topk_bounds(const float* squared, const float* scales, int count, std::ptrdiff_t d,
+                 float error, Metric metric, const KeyBounds& out) {
+  const float least = error < 0.01f ? 1e-30f : __builtin_inff();
+  const float lost = static_cast<float>(d) * 3e-38f;
+  Floats most_p{}, most_w{}, most_z{};
+  for (int i = 0; i < count; i += kWidth) {
+    const int n = count - i < kWidth ? count - i : kWidth;
+    const Floats square = load_some(squared + i, n);
+    const Floats scale = scales ? load_some(scales + i, n) : splat(1.0f);
+    const Floats length = root_of(square), absolute = scale < 0 ? -scale : scale;
+    const Floats norm = length * absolute;
+    const Int32s usual = (square >= least) & (square <= 1e36f) & (absolute >= 1e-18f) &
+                         (absolute <= 1e18f) & (norm >= 1e-18f) & (norm <= 1e18f);
+    const Floats factor = metric == Metric::kCosine ? scale / norm : scale;
+    const Floats size = metric == Metric::kCosine ? absolute / norm : absolute;
+    const Floats half = metric == Metric::kL2 ? 0.5f * norm * norm : Floats{};
+    const Floats tiny = size * lost * (1 + length) + 1e-38f;
+    // A cosine errs by that of the norm too, which is below the error of a product.
+    Floats w = size * length * ((metric == Metric::kCosine ? 2 : 1) * (1 + error) * 1.00001f);
+    Floats z = half * ((error + 0x1p-20f) * 1.00001f) + tiny + 1e-37f;
+    const Floats p = usual ? tiny : Floats{};
+    most_p = larger(p, most_p);
+    most_w = larger(usual ? w : Floats{}, most_w);
+    most_z = larger(usual ? z : Floats{}, most_z);
+    store_some(out.mul + i, factor, n);
+    store_some(out.add + i, -half, n);
+    store_some(out.p + i, p, n);
+    store_some(out.w + i, usual ? w : splat(-1.0f), n);
+    store_some(out.z + i, z, n);
+  }
+  out.most[0] = largest(most_p);
+  out.most[1] = largest(most_w);
+  out.most[2] = largest(most_z);
 }
 
 int topk_search(const float* c, const float* mul, const float* add, int count, float limit,

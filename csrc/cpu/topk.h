@@ -14,11 +14,23 @@ PYFEAT_DECLARE(void, topk_norms,
                (const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t d, double* squared,
                 float* rest))
 
-// c[q * stride + i] = query q (n, d) . row i, in float32 and without scales: for so few queries
-// that packing rows would cost more than multiplying them. `scratch` has room for 2 * d numbers.
+// c[q * stride + i] = query q (n, d) . row i, and squared[i] = row i . row i, in float32 and
+// without scales: for so few queries that packing rows would cost more than multiplying them. n >
+// 0.
 PYFEAT_DECLARE(void, topk_dots,
                (const float* queries, std::ptrdiff_t n, const Rows& rows, std::ptrdiff_t count,
-                std::ptrdiff_t d, float* scratch, float* c, std::ptrdiff_t stride))
+                std::ptrdiff_t d, float* squared, float* c, std::ptrdiff_t stride))
+
+// The numbers of RowBounds in bindings/topk_shortlist.h, and the largest p, w and z.
+struct KeyBounds {
+  float *mul, *add, *p, *w, *z, *most;
+};
+
+// Those of `count` rows by squares and scales (null: 1) in float32, where a product errs by `error`
+// times the norms. w = -1 where a square or scale is so large, small or odd that float64 must look.
+PYFEAT_DECLARE(void, topk_bounds,
+               (const float* squared, const float* scales, int count, std::ptrdiff_t d, float error,
+                Metric metric, const KeyBounds& out))
 
 // Writes every i < count for which mul[i] * c[i] + add[i] < limit is not true (so also where it is
 // NaN), in ascending order, and returns how many there are.
