@@ -157,7 +157,8 @@ Floats fold_lanes(Floats* parts) {
 constexpr std::ptrdiff_t kAhead = 3072;  // numbers: how far what comes next is fetched
 constexpr int kSums = 4;                 // of one channel, so that none waits for the one before
 constexpr std::ptrdiff_t kStep = kSums * kWidth;
-constexpr std::ptrdiff_t kSpan = 64 * kStep;  // numbers whose sum is made before it is added
+constexpr std::ptrdiff_t kShort = 16 * kWidth;  // of fewer numbers there is one sum
+constexpr std::ptrdiff_t kSpan = 64 * kStep;    // numbers whose sum is made before it is added
 
 // The n adjacent numbers of a channel, folded into one vector. `readable` numbers from p on may be
 // read, and those from `ahead` numbers further are what will be read next.
@@ -166,7 +167,7 @@ inline Floats fold_run(const typename As::Number* p, std::ptrdiff_t n, Int32s in
                        std::ptrdiff_t readable, std::ptrdiff_t ahead, const Fold& fold) {
   Floats all = Fold::start();
   std::ptrdiff_t i = 0;
-  while (n - i >= kStep) {
+  while (n >= kShort && n - i >= kStep) {
     const std::ptrdiff_t end = n - i < kSpan ? n : i + kSpan;
     Floats sums[kSums] = {Fold::start(), Fold::start(), Fold::start(), Fold::start()};
     for (; i + kStep <= end; i += kStep) {
@@ -183,15 +184,17 @@ inline Floats fold_run(const typename As::Number* p, std::ptrdiff_t n, Int32s in
   return inside ? fold.step(all, load_end<As>(p + i, readable - i)) : all;
 }
 
-// As fold_run for kWidth channels shorter than kStep, of `whole` vectors and a part of one, all of
-// which may be read.
-template <int whole, typename As, typename Fold>
-void fold_short(const typename As::Number* p, std::ptrdiff_t stride, Int32s inside,
-                std::ptrdiff_t ahead, const Fold& fold, Floats* parts) {
+// As fold_run for kWidth channels shorter than kShort, of `whole` vectors and a part of one, all of
+// which may be read. Inlined, so that a `whole` that is known takes no loop.
+template <typename As, typename Fold>
+[[gnu::always_inline]] inline void fold_short(const typename As::Number* p, std::ptrdiff_t stride,
+                                              std::ptrdiff_t whole, Int32s inside,
+                                              std::ptrdiff_t ahead, const Fold& fold,
+                                              Floats* parts) {
   for (int k = 0; k < kWidth; ++k, p += stride) {
     fetch(p + ahead, (whole + 1) * kWidth);
     Floats all = Fold::start();
-    for (int i = 0; i < whole; ++i) all = fold.step(all, As::load(p + i * kWidth));
+    for (std::ptrdiff_t i = 0; i < whole; ++i) all = fold.step(all, As::load(p + i * kWidth));
     parts[k] = inside ? fold.step(all, As::load(p + whole * kWidth)) : all;
   }
 }
@@ -201,20 +204,14 @@ template <typename As, typename Fold>
 void fold_channels(const FeatureMap& map, std::ptrdiff_t c, Int32s inside, std::ptrdiff_t ahead,
                    const Fold& fold, Floats* parts) {
   const auto* data = static_cast<const typename As::Number*>(map.data);
-  const std::ptrdiff_t n = map.positions, stride = map.channel_stride;
-  const std::ptrdiff_t end = (c + kWidth - 1) * stride + (n / kWidth + 1) * kWidth;
-  if (n < kStep && c + kWidth <= map.channels && end <= map.readable) {
-    static_assert(kSums == 4, "one case each");
-    switch (n / kWidth) {
-      case 0:
-        return fold_short<0, As>(data + c * stride, stride, inside, ahead, fold, parts);
-      case 1:
-        return fold_short<1, As>(data + c * stride, stride, inside, ahead, fold, parts);
-      case 2:
-        return fold_short<2, As>(data + c * stride, stride, inside, ahead, fold, parts);
-      default:
-        return fold_short<3, As>(data + c * stride, stride, inside, ahead, fold, parts);
-    }
+  const std::ptrdiff_t n = map.positions, stride = map.channel_stride, whole = n / kWidth;
+  const std::ptrdiff_t end = (c + kWidth - 1) * stride + (whole + 1) * kWidth;
+  if (n < kShort && c + kWidth <= map.channels && end <= map.readable) {
+    // 7 x 7 on vectors of 16, 8 and 4.
+    constexpr std::ptrdiff_t k49 = 49 / kWidth;
+    if (whole == k49)
+      return fold_short<As>(data + c * stride, stride, k49, inside, ahead, fold, parts);
+    return fold_short<As>(data + c * stride, stride, whole, inside, ahead, fold, parts);
   }
   for (int k = 0; k < kWidth; ++k) {
     const std::ptrdiff_t offset = (c + k < map.channels ? c + k : map.channels - 1) * stride;

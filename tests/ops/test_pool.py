@@ -410,8 +410,28 @@ def test_few_large_maps_give_the_same_bits_on_any_number_of_threads(method, dtyp
             assert one.numpy().tobytes() == three.numpy().tobytes()
 
 
-# From no whole vector to several blocks of four, with and without a part of one, on every ISA.
-LENGTHS = [*range(1, 20), 31, 32, 33, 47, 48, 49, 63, 64, 65, 79, 100, 127, 128, 129, 196, 257]
+# From no whole vector to more than sixteen, with and without a part of one, on every ISA.
+LENGTHS = [
+    *range(1, 20),
+    31,
+    32,
+    33,
+    47,
+    48,
+    49,
+    63,
+    64,
+    65,
+    79,
+    100,
+    127,
+    128,
+    129,
+    196,
+    255,
+    257,
+    321,
+]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
