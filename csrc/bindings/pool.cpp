@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <memory>
 
 #include "../cpu/dispatch.h"
@@ -16,9 +17,10 @@ namespace py = pybind11;
 namespace pyfeat {
 namespace {
 
-constexpr std::ptrdiff_t kNumbersOfChunk = 1 << 16;
+constexpr std::ptrdiff_t kNumbersOfChunk = 1 << 18;
 constexpr std::ptrdiff_t kLeastRange = 64;  // channels, a multiple of every vector
-constexpr double kNumbersOfThread = 1 << 17;
+// Some 50 us from a cache, so that a second thread pays; numbers to a broken power take longer.
+constexpr double kNumbersOfThread = 1 << 19, kPowersOfThread = 1 << 16;
 
 using Three = std::array<std::ptrdiff_t, 3>;  // items, channels, positions
 
@@ -82,13 +84,16 @@ void pool(std::uintptr_t x, int item, const Three& shape, const Three& strides, 
                   strides};
   const std::ptrdiff_t width = first ? 2 * channels : channels;
   const std::ptrdiff_t numbers = std::max<std::ptrdiff_t>(channels * positions, 1);
-  const std::ptrdiff_t items = std::max<std::ptrdiff_t>(1, kNumbersOfChunk / numbers);
+  const bool powers = plan.method == Pooling::kGem && p != std::floor(p);
   threads = worthwhile_threads(threads, static_cast<double>(n) * static_cast<double>(numbers),
-                               kNumbersOfThread);
+                               powers ? kPowersOfThread : kNumbersOfThread);
   if (threads > 1 && !first && channels > kLeastRange &&
       n < 4 * static_cast<std::ptrdiff_t>(threads))
     return pool_few(maps, plan, reinterpret_cast<std::uint8_t*>(out),
                     reinterpret_cast<float*>(scales), threads);
+  // Maps that a thread reads one after another, in at least four shares for each thread.
+  const std::ptrdiff_t items = std::max<std::ptrdiff_t>(
+      1, std::min(kNumbersOfChunk / numbers, n / (4 * static_cast<std::ptrdiff_t>(threads))));
   const std::size_t room = pool_scratch(channels);
   const std::unique_ptr<float[]> scratch(new float[room * threads]);
   parallel(static_cast<std::size_t>((n + items - 1) / items), threads,

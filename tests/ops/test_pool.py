@@ -34,6 +34,19 @@ SHAPES = [
 # numpy, in which Triton's interpreter computes, warns of what IEEE 754 defines.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
+
+@pytest.fixture(params=["generic", "avx2", "avx512", "avx512bf16"])
+def cpp(request):
+    """Run the native kernel on each instruction set that the CPU has."""
+    _core = pytest.importorskip("pyfeat._core")
+    if request.param not in _core.isas():
+        pytest.skip(f"this CPU has no {request.param}")
+    before = _core.isa()
+    _core.set_isa(request.param)
+    yield
+    _core.set_isa(before)
+
+
 few = settings(
     max_examples=12,
     deadline=None,
@@ -322,7 +335,9 @@ def test_channels_last_and_slices_are_not_copied():
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_map_at_the_end_of_its_page(end_of_page, dtype):
     # A kernel that reads past the last number meets memory that may not be read.
-    for shape in [(1, 1, 1, 1), (1, 3, 3, 1), (2, 17, 1, 1), (1, 5, 7, 7), (2, 3, 2, 9)]:
+    shapes = [(1, 1, 1, 1), (1, 3, 3, 1), (2, 17, 1, 1), (1, 5, 7, 7), (2, 3, 2, 9)]
+    shapes += [(1, 16, 1, 1), (1, 16, 4, 4), (1, 8, 7, 7), (2, 16, 3, 5), (1, 4, 9, 15)]
+    for shape in shapes:
         size = dtype.itemsize * int(np.prod(shape))
         flat = torch.from_numpy(end_of_page[-size:]).view(dtype)
         x = flat.view(shape).copy_(maps(*shape, dtype))
@@ -363,7 +378,7 @@ def test_an_item_does_not_depend_on_its_batch(backend):
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(backend, monkeypatch):
-    shape = (40, 64, 14, 14) if backend.name == "cpp" else (2, 3, 3, 3)
+    shape = (130, 64, 14, 14) if backend.name == "cpp" else (2, 3, 3, 3)
     x = maps(*shape, device=backend.device)
     results = []
     for threads in ("1", "3"):
@@ -376,7 +391,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(backend, monkeypatch):
 @pytest.mark.parametrize("method", ["avg", "max", "gem"])
 def test_few_large_maps_give_the_same_bits_on_any_number_of_threads(method, dtype, monkeypatch):
     # Large enough for three threads, few enough to be cut by channels; the last range is no vector.
-    x = maps(2, 205, 32, 33)
+    x = maps(2, 205, 64, 65)
     x[0, 7, 3, 3], x[1, 200, 5, 5] = torch.inf, 1e38
     x[:, 9] = -0.0
     for layout in (x, x.contiguous(memory_format=torch.channels_last)):
@@ -386,6 +401,72 @@ def test_few_large_maps_give_the_same_bits_on_any_number_of_threads(method, dtyp
             rows.append(pool(layout, method, l2=True, dtype=dtype, backend="cpp"))
         for one, three in zip(*(r if dtype == "int8" else (r,) for r in rows), strict=True):
             assert one.numpy().tobytes() == three.numpy().tobytes()
+
+
+# From no whole vector to more than sixteen, with and without a part of one, on every ISA.
+LENGTHS = [
+    *range(1, 20),
+    31,
+    32,
+    33,
+    47,
+    48,
+    49,
+    63,
+    64,
+    65,
+    79,
+    100,
+    127,
+    128,
+    129,
+    196,
+    255,
+    257,
+    321,
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("method", ["avg", "max", "gem"])
+def test_channels_of_every_length(cpp, method, dtype):
+    for length in LENGTHS:
+        x = maps(2, 35, 1, length, dtype)
+        expected = pool(x, method, backend="reference")
+        assert_close(pool(x, method, backend="cpp"), expected, tolerance(x, method))
+
+
+@pytest.mark.parametrize("method", ["avg", "max", "gem"])
+@pytest.mark.parametrize("alien", [torch.nan, torch.inf, -torch.inf])
+def test_what_lies_next_to_a_channel_does_not_count(cpp, method, alien):
+    for length in LENGTHS:
+        clean = maps(2, 32, 1, length)
+        x = clean.clone()
+        x[:, 1::2] = alien
+        rows = pool(x, method, backend="cpp")
+        assert torch.equal(rows[:, ::2], pool(clean, method, backend="cpp")[:, ::2])
+
+
+@pytest.mark.parametrize("method", ["avg", "max", "gem"])
+def test_nan_or_infinity_counts_wherever_it_lies_in_a_channel(cpp, method):
+    for length in (7, 16, 49, 100):
+        x = maps(1, 16, 1, length).expand(2 * length, -1, -1, -1).clone()
+        at = torch.arange(length)
+        x[at, 5, 0, at], x[length + at, 5, 0, at] = torch.nan, torch.inf
+        rows = pool(x, method, backend="cpp")
+        assert bool(rows[:length, 5].isnan().all())
+        assert bool((rows[length:, 5] == torch.inf).all())
+        assert torch.equal(rows[:, 6:], rows[:1, 6:].expand(2 * length, -1))
+
+
+@pytest.mark.parametrize("method", ["avg", "max", "gem"])
+def test_the_end_of_memory_does_not_change_bits(cpp, method):
+    # The last channels of all are read without what lies behind them.
+    for length in LENGTHS:
+        x = maps(2, 32, 1, length)
+        both = pool(x, method, backend="cpp")
+        alone = torch.cat([pool(i[None].clone(), method, backend="cpp") for i in x])
+        assert torch.equal(both, alone)
 
 
 def test_eight_threads_give_the_same_bits(backend):
