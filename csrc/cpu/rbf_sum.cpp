@@ -128,7 +128,8 @@ double sum_tile(const Form& form, const TileSide& rows, const TileSide& columns,
     if (same) {
       const float weight = columns.weights[i];
       if (leave_out) columns.weights[i] = 0;
-      sum = sum_row<kWanted, false>(form, rows, i, columns, line, leave_out ? i : -1);
+      const bool bad = rows.norms[i] != rows.norms[i];  // NaN times 0 stays NaN
+      sum = sum_row<kWanted, false>(form, rows, i, columns, line, leave_out && !bad ? i : -1);
       columns.weights[i] = weight;
     } else {
       sum = sum_row<kWanted, true>(form, rows, i, columns, line, -1);

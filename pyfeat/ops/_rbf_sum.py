@@ -11,7 +11,7 @@ from torch import Tensor
 from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_cuda, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._rbf_sum_cpp import cpp
-from pyfeat.ops._rbf_sum_device import CUDA_TILE, launch_cuda, on_device
+from pyfeat.ops._rbf_sum_device import CUDA, on_device
 from pyfeat.ops._rbf_sum_kernels import (
     MOST_PARAMETER,
     Gaussian,
@@ -232,24 +232,20 @@ def _cpp_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str |
 
 
 def _triton(*arguments: Any) -> Sums:
-    from pyfeat.ops._triton.rbf_sum import TILE, launch
+    from pyfeat.ops._triton.rbf_sum import DEVICE
 
-    return on_device((launch, TILE), *arguments)
+    return on_device(DEVICE, *arguments)
 
 
 def _cuda(*arguments: Any) -> Sums:
-    return on_device((launch_cuda, CUDA_TILE), *arguments)
+    return on_device(CUDA, *arguments)
 
 
 def _triton_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
-    if isinstance(kernel, Laplacian):
-        return "kernel must not be a Laplacian: it has no matrix product"
     return _device_refuses(why_not_triton, X, Y, kernel, *rest)
 
 
 def _cuda_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
-    if isinstance(kernel, Laplacian) and rest[2:3] == ("rows",):
-        return "gradient must not be 'rows' for a Laplacian: this backend has no such kernel"
     return _device_refuses(why_not_cuda, X, Y, kernel, *rest)
 
 
