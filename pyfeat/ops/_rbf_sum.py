@@ -112,10 +112,12 @@ def rbf_sum(
     float64. A Gaussian distance is |x|^2 + |y|^2 - 2 <x, y>, at least 0, of rows from which a point
     amid them (the median of some) was subtracted: a common offset costs no digits. Its error is
     about sqrt(d) eps (|x|^2 + |y|^2), eps = 6e-8, and gamma times that is the relative error of
-    one kernel value. In a chain of bandwidths whose ratio is two or four a term is the square of
-    the one before, with twice its relative error. The Laplacian has no product form: its
-    distances are summed feature by feature, at several times the cost. The derivative of an
-    absolute difference is 0 where it is 0. Linear sums need no pairs.
+    one kernel value; so tight clusters far from each other lose digits. On "cpp", which sums such
+    distances from differences, only their gradient with respect to rows does. In a chain of
+    bandwidths whose ratio is two or four a term is the square of the one before, with twice its
+    relative error. The Laplacian has no product form: its distances are summed feature by feature,
+    at several times the cost. The derivative of an absolute difference is 0 where it is 0. Linear
+    sums need no pairs.
 
     A row that holds NaN or an infinity, or whose squared length (Gaussian: about that point) is
     above 1e37, makes every pair it is in NaN, whatever its weight. Kernel values that exceed

@@ -294,6 +294,32 @@ def test_a_common_offset_costs_no_digits(backend):
     assert largest_error(got, expected) <= bound(50, 40, D)
 
 
+@pytest.fixture
+def clusters(backend):
+    """Return rows in two tight clusters, where the backend keeps the digits of their distances."""
+    if backend.name != "cpp":
+        pytest.skip("distances are products only")
+    X = rows(300, D, 1) * 0.01
+    X[:150] += 100
+    return X
+
+
+@pytest.mark.parametrize("gammas", [50.0, [50.0, 100.0, 120.0]])
+@pytest.mark.parametrize("itself", [True, False])
+def test_tight_clusters_far_apart_keep_their_digits(backend, clusters, gammas, itself):
+    Y = None if itself else clusters[::2] + 0.001
+    got, expected = both(backend, clusters, Y, kernel=Gaussian(gammas), gradient="weights")
+    assert largest_error(got, expected) <= bound(300, 300, D)
+
+
+def test_a_bad_row_amid_tight_clusters_makes_its_pairs_nan_and_no_others(backend, clusters):
+    clusters[2, 1] = torch.nan
+    how = {"kernel": Gaussian(50.0), "gradient": "weights"}
+    got = rbf_sum(clusters, rows(20, D, 2), backend=backend.name, **how)
+    assert got.x_sums.isnan().tolist() == [i == 2 for i in range(300)]
+    assert rbf_sum(clusters, backend=backend.name, **how).x_sums.isnan().all()
+
+
 def test_any_strides_give_the_same_bits(backend):
     if backend.device != "cpu":
         pytest.skip("arrays live on the CPU")
