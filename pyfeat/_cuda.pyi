@@ -64,3 +64,10 @@ def rbf_sum(
     within: int,
     stream: int,
 ) -> None: ...
+def rbf_signs(
+    tensors: list[int],
+    shape: tuple[int, int, int],
+    strides: tuple[int, int],
+    within: tuple[int, int],
+    stream: int,
+) -> None: ...

@@ -61,6 +61,14 @@ void run_rbf_sum(const std::array<Address, 6>& sides, const std::array<Address, 
           out(stream));
 }
 
+void run_rbf_signs(const std::array<Address, 4>& tensors, std::array<long long, 3> shape,
+                   std::pair<long long, long long> strides, std::pair<int, long long> within,
+                   Address stream) {
+  rbf_signs({floats(tensors[0]), floats(tensors[1]), floats(tensors[2]), room(tensors[3]), shape[0],
+             shape[2], shape[1], strides.first, strides.second, within.first, within.second},
+            out(stream));
+}
+
 void run_topk_keys(Address queries, Address base, int item, long long row_stride, Address mul,
                    Address add, Address keys, long long n, long long m, long long d,
                    Address stream) {
@@ -91,6 +99,9 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("rbf_sum", &run_rbf_sum, py::arg("sides"), py::arg("out"), py::arg("numbers"),
         py::arg("form"), py::arg("shape"), py::arg("within"), py::arg("stream"), unlocked(),
         "One slab: see cuda/rbf_sum.h.");
+  m.def("rbf_signs", &run_rbf_signs, py::arg("tensors"), py::arg("shape"), py::arg("strides"),
+        py::arg("within"), py::arg("stream"), unlocked(),
+        "The gradient of a Laplacian: see cuda/rbf_sum.h; shape is (count, d, others).");
   m.def("topk_keys", &run_topk_keys, py::arg("queries"), py::arg("base"), py::arg("item"),
         py::arg("row_stride"), py::arg("mul"), py::arg("add"), py::arg("keys"), py::arg("n"),
         py::arg("m"), py::arg("d"), py::arg("stream"), unlocked(),

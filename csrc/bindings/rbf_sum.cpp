@@ -49,13 +49,19 @@ struct Target {
 
 // What one tile says of one of its sides, whole vectors each.
 struct Found {
-  Floats weights, sums, pulls;
+  Floats weights, sums, pulls, norms;
 
   TileSide side(const Block& block) {
     weights = block.weights;
     sums.assign(weights.size(), 0.0f);
     pulls.assign(weights.size(), 0.0f);
     return {block.count, block.norms.data(), weights.data(), sums.data(), pulls.data()};
+  }
+
+  const float* no_norms(const Block& block) {
+    norms.resize(block.norms.size());
+    for (std::size_t i = 0; i < norms.size(); ++i) norms[i] = block.norms[i] * 0;  // NaN stays
+    return norms.data();
   }
 };
 
@@ -83,7 +89,7 @@ class Worker {
       const Block& rows = left.take(first, true, centred_, own_rows_);
       for (Index j = same ? i : 0; j < count; ++j) {
         const bool diagonal = same && i == j;
-        const double sum = multiply(rows, *columns[j], diagonal);
+        const double sum = multiply(left.side, rows, right.side, *columns[j], diagonal);
         total += same && !diagonal ? 2 * sum : sum;
         deliver(left.side, rows, of_rows_, right.side, *columns[j], to_left, false);
         if (!diagonal)
@@ -95,7 +101,8 @@ class Worker {
 
  private:
   // Leaves the coefficients in the tile.
-  double multiply(const Block& rows, const Block& columns, bool diagonal) {
+  double multiply(const Side& left, const Block& rows, const Side& right, const Block& columns,
+                  bool diagonal) {
     const Index m = round_up(rows.count, p_.panels.mr), n = round_up(columns.count, p_.panels.nr);
     if (p_.laplacian())
       PYFEAT_KERNEL(rbf_distances)(m, n, p_.d, rows.rows.data(), columns.columns.data(),
@@ -103,8 +110,15 @@ class Worker {
     else
       PYFEAT_KERNEL(gemm_packed)(m, n, p_.d, rows.rows.data(), columns.columns.data(), false,
                                  tile_.data(), p_.stride);
-    return PYFEAT_KERNEL(rbf_tile)(p_.form, of_rows_.side(rows), of_columns_.side(columns),
-                                   tile_.data(), p_.stride, p_.wanted, diagonal, p_.leave_out);
+    TileSide down = of_rows_.side(rows), across = of_columns_.side(columns);
+    if (p_.euclidean() &&
+        PYFEAT_KERNEL(rbf_near)(p_.form, down, left.data + rows.first * p_.d, across,
+                                right.data + columns.first * p_.d, p_.d, tile_.data(), p_.stride)) {
+      down.norms = of_rows_.no_norms(rows);
+      across.norms = of_columns_.no_norms(columns);
+    }
+    return PYFEAT_KERNEL(rbf_tile)(p_.form, down, across, tile_.data(), p_.stride, p_.wanted,
+                                   diagonal, p_.leave_out);
   }
 
   // Adds what the tile says of the rows of `own` to them; `across`: they are its columns.

@@ -7,6 +7,9 @@ namespace pyfeat::PYFEAT_ISA {
 namespace {
 
 constexpr float kLongest = 1e37f;  // of a squared length
+// |x|^2 + |y|^2 - 2 <x, y> is wrong by some eps (|x|^2 + |y|^2): kernel values notice where gamma
+// times that sum exceeds kFar and the distance is below kNear of it.
+constexpr float kFar = 128, kNear = 1.0f / 16;
 constexpr int kL1Rows = 6, kL1Vectors = 2;
 constexpr int kL1Columns = kL1Vectors * kWidth;
 
@@ -128,7 +131,8 @@ double sum_tile(const Form& form, const TileSide& rows, const TileSide& columns,
     if (same) {
       const float weight = columns.weights[i];
       if (leave_out) columns.weights[i] = 0;
-      sum = sum_row<kWanted, false>(form, rows, i, columns, line, leave_out ? i : -1);
+      const bool bad = rows.norms[i] != rows.norms[i];  // NaN times 0 stays NaN
+      sum = sum_row<kWanted, false>(form, rows, i, columns, line, leave_out && !bad ? i : -1);
       columns.weights[i] = weight;
     } else {
       sum = sum_row<kWanted, true>(form, rows, i, columns, line, -1);
@@ -169,6 +173,27 @@ void distance_panel(const float* a, const float* b, int steps, float* c, std::pt
   }
   for (int r = 0; r < kL1Rows; ++r)
     for (int v = 0; v < kL1Vectors; ++v) store_floats(c + r * stride + v * kWidth, sums[r][v]);
+}
+
+float largest(const float* norms, std::ptrdiff_t count) {
+  float found = 0;
+  for (std::ptrdiff_t i = 0; i < count; ++i) found = norms[i] > found ? norms[i] : found;
+  return found;
+}
+
+float squared_distance(const float* x, const float* y, std::ptrdiff_t d) {
+  Floats sum{};
+  std::ptrdiff_t k = 0;
+  for (; k + kWidth <= d; k += kWidth) {
+    const Floats difference = load_floats(x + k) - load_floats(y + k);
+    sum += difference * difference;
+  }
+  if (k < d) {
+    const int n = static_cast<int>(d - k);
+    const Floats difference = load_some(x + k, n) - load_some(y + k, n);
+    sum += difference * difference;
+  }
+  return sum_of(sum);
 }
 
 // Signs of one vector of features, `n` of them real, for kSignRows rows at a time.
@@ -216,6 +241,27 @@ void rbf_centre(const float* x, std::ptrdiff_t count, std::ptrdiff_t d, const fl
     norms[i] = __builtin_nanf("");
     for (k = 0; k < d; ++k) to[k] = norms[i];
   }
+}
+
+bool rbf_near(const PairForm& form, const TileSide& rows, const float* x, const TileSide& columns,
+              const float* y, std::ptrdiff_t d, float* tile, std::ptrdiff_t stride) {
+  const float far = kFar / form.gammas[form.count - 1];
+  if (!(largest(rows.norms, rows.count) + largest(columns.norms, columns.count) > far))
+    return false;
+  for (std::ptrdiff_t i = 0; i < rows.count; ++i) {
+    float* line = tile + i * stride;
+    for (std::ptrdiff_t j = 0; j < columns.count; j += kWidth) {
+      const Floats both = rows.norms[i] + load_floats(columns.norms + j);
+      const Floats squared = not_negative(both - 2.0f * load_floats(line + j));
+      store_floats(line + j, squared * -0.5f);
+      const Floats near = (both > far) & (squared < both * kNear) ? splat(1.0f) : Floats{};
+      if (sum_of(near) == 0) continue;
+      for (int lane = 0; lane < kWidth && j + lane < columns.count; ++lane)
+        if (near[lane] > 0)
+          line[j + lane] = -0.5f * squared_distance(x + i * d, y + (j + lane) * d, d);
+    }
+  }
+  return true;
 }
 
 double rbf_tile(const PairForm& form, const TileSide& rows, const TileSide& columns, float* tile,

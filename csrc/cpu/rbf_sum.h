@@ -46,6 +46,13 @@ PYFEAT_DECLARE(void, rbf_centre,
                (const float* x, std::ptrdiff_t count, std::ptrdiff_t d, const float* centre,
                 float* out, float* norms))
 
+// Where a tile of inner products would say too little about the distances of rows far out but near
+// to each other: turns all of it into -|x - y|^2 / 2, those distances summed from differences, and
+// returns true; norms then count as 0, or NaN. x and y are the rows, each d numbers.
+PYFEAT_DECLARE(bool, rbf_near,
+               (const PairForm& form, const TileSide& rows, const float* x, const TileSide& columns,
+                const float* y, std::ptrdiff_t d, float* tile, std::ptrdiff_t stride))
+
 // Turns a tile of inner products (Laplacian: distances) into sums, and, for the gradient, into the
 // coefficients wx_i wy_j s_ij, s = -2 dk/d|x-y|^2, -dk/d|x-y|_1 or dk/d<x,y>. Returns
 // the sum of wx_i wy_j k_ij. `same`: both sides are the same rows, so that i = j is a row with

@@ -132,8 +132,11 @@ __global__ void __launch_bounds__(kThreads) tile_sums(RbfSlab s) {
         if (kKind == kGaussian && s.first + i == j) product = x_norm;
       }
       k = kernel_value<kKind>(s, product, x_norm, s.y_norms[j], slope);
-      if (s.within != 0 && s.first + i > j) {
-        k = slope = 0;  // NaN must not count twice over
+      // NaN must not count twice over. A row left out with itself counts only where it is NaN:
+      // what is infinite there is no pair's.
+      const bool left_out = s.within == 2 && s.first + i == j && x_norm == x_norm;
+      if (s.within != 0 && (s.first + i > j || left_out)) {
+        k = slope = 0;
       } else {
         k *= share;
         slope *= share;
@@ -155,6 +158,74 @@ __global__ void __launch_bounds__(kThreads) tile_sums(RbfSlab s) {
   add_up(shared, across, down, column_pull, columns + s.m, s.m - j0);
 }
 
+// c sign(x - y), NaN where c is.
+__device__ float signed_by(float x, float y, float c) {
+  return c * (static_cast<float>(x > y) - static_cast<float>(x < y));
+}
+
+constexpr int kSignRows = 128, kSignFeatures = 32, kSignStep = 32;
+constexpr int kPer = 4;  // rows and features of a thread
+
+// coefficients[row][j] = c of rows first .. first + 127 at j0 .. j0 + 31, 0 past `count`, `end`.
+__device__ void load_coefficients(const RbfSigns& s, long long first, long long j0, long long end,
+                                  float (*coefficients)[kSignStep + 1]) {
+  for (int at = threadIdx.x; at < kSignRows * kSignStep; at += kThreads) {
+    // Threads next to each other read what is next to each other.
+    const int row = s.across == 1 ? at / kSignStep : at % kSignRows;
+    const int step = s.across == 1 ? at % kSignStep : at / kSignRows;
+    const long long i = first + row, j = j0 + step;
+    const bool there = i < s.count && j < end;
+    coefficients[row][step] = there ? s.coefficients[i * s.down + j * s.across] : 0.0f;
+  }
+}
+
+// Grid: tiles of 32 features, tiles of 128 rows.
+__global__ void __launch_bounds__(kThreads) sign_sums(RbfSigns s) {
+  __shared__ __align__(16) float others[kSignStep][kSignFeatures];
+  __shared__ float coefficients[kSignRows][kSignStep + 1];  // the 1 spreads the banks
+  const long long i0 = static_cast<long long>(blockIdx.y) * kSignRows;
+  const long long k0 = static_cast<long long>(blockIdx.x) * kSignFeatures;
+  const int down = threadIdx.x / 8 * kPer, across = threadIdx.x % 8 * kPer;
+  float4 own[kPer];
+  float sums[kPer][4] = {};
+  for (int r = 0; r < kPer; ++r) {
+    own[r] = make_float4(0, 0, 0, 0);
+    const long long i = i0 + down + r;
+    if (i < s.count) own[r] = *reinterpret_cast<const float4*>(s.own + i * s.d + k0 + across);
+  }
+  const long long begin = s.role == 1 ? s.first + i0 : 0;
+  long long end = s.others;
+  if (s.role == 2 && i0 + kSignRows - s.first < end) end = i0 + kSignRows - s.first;
+  for (long long j0 = begin; j0 < end; j0 += kSignStep) {
+    __syncthreads();
+    load_coefficients(s, i0, j0, end, coefficients);
+    const int step = threadIdx.x / 8;
+    float4 other = make_float4(0, 0, 0, 0);
+    if (j0 + step < end)
+      other = *reinterpret_cast<const float4*>(s.other + (j0 + step) * s.d + k0 + across);
+    *reinterpret_cast<float4*>(&others[step][across]) = other;
+    __syncthreads();
+#pragma unroll 4
+    for (int j = 0; j < kSignStep; ++j) {
+      const float4 y = *reinterpret_cast<const float4*>(&others[j][across]);
+#pragma unroll
+      for (int r = 0; r < kPer; ++r) {
+        const float c = coefficients[down + r][j];
+        sums[r][0] += signed_by(own[r].x, y.x, c);
+        sums[r][1] += signed_by(own[r].y, y.y, c);
+        sums[r][2] += signed_by(own[r].z, y.z, c);
+        sums[r][3] += signed_by(own[r].w, y.w, c);
+      }
+    }
+  }
+  for (int r = 0; r < kPer; ++r) {
+    const long long i = i0 + down + r;
+    if (i < s.count)
+      *reinterpret_cast<float4*>(s.out + i * s.d + k0 + across) =
+          make_float4(-sums[r][0], -sums[r][1], -sums[r][2], -sums[r][3]);
+  }
+}
+
 }  // namespace
 
 void rbf_sum(const RbfSlab& slab, void* stream) {
@@ -167,6 +238,13 @@ void rbf_sum(const RbfSlab& slab, void* stream) {
   else
     tile_sums<kPolynomial><<<grid, kThreads, 0, on>>>(slab);
   check_launch("rbf_sum");
+}
+
+void rbf_signs(const RbfSigns& signs, void* stream) {
+  const dim3 grid(divide_up(signs.d, kSignFeatures), divide_up(signs.count, kSignRows));
+  const auto on = static_cast<cudaStream_t>(stream);
+  sign_sums<<<grid, kThreads, 0, on>>>(signs);
+  check_launch("rbf_signs");
 }
 
 }  // namespace pyfeat::cuda

@@ -17,6 +17,19 @@ struct RbfSlab {
   long long first, count, m, d;  // row i of x is row first + i of y where `within`
 };
 
+// The Laplacian's gradient: out_ik = - sum over j of c_ij sign(own_ik - other_jk),
+// c_ij = coefficients[i * down + j * across]. role 1: c_ij = 0 for j < first + i; role 2: for
+// first + j > i; these are not read as far as whole tiles of rows go.
+struct RbfSigns {
+  const float *own, *other;  // (count, d), (others, d), aligned as above
+  const float* coefficients;
+  float* out;  // (count, d)
+  long long count, others, d, down, across;
+  int role;
+  long long first;
+};
+
 void rbf_sum(const RbfSlab& slab, void* stream);
+void rbf_signs(const RbfSigns& signs, void* stream);
 
 }  // namespace pyfeat::cuda

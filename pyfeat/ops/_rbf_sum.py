@@ -11,7 +11,7 @@ from torch import Tensor
 from pyfeat.ops._check import as_tensor, like, why_not_cpp, why_not_cuda, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
 from pyfeat.ops._rbf_sum_cpp import cpp
-from pyfeat.ops._rbf_sum_device import CUDA_TILE, launch_cuda, on_device
+from pyfeat.ops._rbf_sum_device import CUDA, on_device
 from pyfeat.ops._rbf_sum_kernels import (
     MOST_PARAMETER,
     Gaussian,
@@ -112,10 +112,12 @@ def rbf_sum(
     float64. A Gaussian distance is |x|^2 + |y|^2 - 2 <x, y>, at least 0, of rows from which a point
     amid them (the median of some) was subtracted: a common offset costs no digits. Its error is
     about sqrt(d) eps (|x|^2 + |y|^2), eps = 6e-8, and gamma times that is the relative error of
-    one kernel value. In a chain of bandwidths whose ratio is two or four a term is the square of
-    the one before, with twice its relative error. The Laplacian has no product form: its
-    distances are summed feature by feature, at several times the cost. The derivative of an
-    absolute difference is 0 where it is 0. Linear sums need no pairs.
+    one kernel value; so tight clusters far from each other lose digits. On "cpp", which sums such
+    distances from differences, only their gradient with respect to rows does. In a chain of
+    bandwidths whose ratio is two or four a term is the square of the one before, with twice its
+    relative error. The Laplacian has no product form: its distances are summed feature by feature,
+    at several times the cost. The derivative of an absolute difference is 0 where it is 0. Linear
+    sums need no pairs.
 
     A row that holds NaN or an infinity, or whose squared length (Gaussian: about that point) is
     above 1e37, makes every pair it is in NaN, whatever its weight. Kernel values that exceed
@@ -232,24 +234,20 @@ def _cpp_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str |
 
 
 def _triton(*arguments: Any) -> Sums:
-    from pyfeat.ops._triton.rbf_sum import TILE, launch
+    from pyfeat.ops._triton.rbf_sum import DEVICE
 
-    return on_device((launch, TILE), *arguments)
+    return on_device(DEVICE, *arguments)
 
 
 def _cuda(*arguments: Any) -> Sums:
-    return on_device((launch_cuda, CUDA_TILE), *arguments)
+    return on_device(CUDA, *arguments)
 
 
 def _triton_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
-    if isinstance(kernel, Laplacian):
-        return "kernel must not be a Laplacian: it has no matrix product"
     return _device_refuses(why_not_triton, X, Y, kernel, *rest)
 
 
 def _cuda_refuses(X: Any, Y: Any = None, kernel: Any = None, *rest: Any) -> str | None:
-    if isinstance(kernel, Laplacian) and rest[2:3] == ("rows",):
-        return "gradient must not be 'rows' for a Laplacian: this backend has no such kernel"
     return _device_refuses(why_not_cuda, X, Y, kernel, *rest)
 
 

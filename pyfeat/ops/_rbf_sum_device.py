@@ -2,7 +2,8 @@
 
 A kernel handles one slab of rows against all columns, a tile a program, and writes three things:
 for each tile its sums of rows and of columns, which are added up here in a fixed order and in
-float64, and, for the gradient, the slab's coefficients, which two matrix products use up.
+float64, and, for the gradient, the slab's coefficients, which two matrix products use up, or, for
+the Laplacian, two sums of signs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pyfeat.ops._rbf_sum_kernels import Gaussian, Laplacian, Linear, PairKernel,
 from pyfeat.ops._rbf_sum_linear import linear
 from pyfeat.ops._rbf_sum_reference import Sums, centre_of, centred
 
-CUDA_TILE = 128  # kTile of csrc/cuda/rbf_sum.cu
+_CUDA_TILE = 128  # kTile of csrc/cuda/rbf_sum.cu
 MULTIPLE = 32  # rows are filled up with zeros to a multiple of so many features
 _SLAB_NUMBERS = 2**26  # coefficients alive at a time, and as many sums of tiles
 
@@ -53,11 +54,33 @@ class Slab(NamedTuple):
     coefficients: Tensor | None
 
 
-Launch = Callable[[PairKernel, Slab], None]
+class Signs(NamedTuple):
+    """What one launch for the Laplacian's gradient computes, of the rows of one side of a slab.
+
+    out_ik = - sum over j of c_ij sign(own_ik - other_jk), c_ij = coefficients[i s + j t] with
+    strides s, t. `role`: 0 where all coefficients count; else those are 0 where, role 1,
+    j < first + i, or, role 2, first + j > i, and need not be read.
+    """
+
+    own: Tensor
+    other: Tensor
+    coefficients: Tensor
+    out: Tensor
+    strides: tuple[int, int]
+    role: int
+    first: int
+
+
+class Device(NamedTuple):
+    """How a backend launches its two kernels, and rows and columns of a program of the first."""
+
+    sums: Callable[[PairKernel, Slab], None]
+    signs: Callable[[Signs], None]
+    tile: int
 
 
 def on_device(
-    launcher: tuple[Launch, int],
+    device: Device,
     X: Tensor,
     Y: Tensor | None,
     kernel: PairKernel,
@@ -66,8 +89,8 @@ def on_device(
     gradient: str | None,
     diagonal: bool,
 ) -> Sums:
-    """Compute `rbf_sum`, each slab by a launch with so many rows and columns a program."""
-    launch, tile = launcher
+    """Compute `rbf_sum`, each slab by a launch of the device."""
+    tile = device.tile
     if isinstance(kernel, Linear):
         return linear(X, Y, x_weights, y_weights, gradient, diagonal)
     centre = centre_of(X, Y).float() if isinstance(kernel, Gaussian) else None
@@ -85,17 +108,34 @@ def on_device(
         slab = Slab(
             x, y, first, count, Y is None, not diagonal, row_sums, column_sums, coefficients
         )
-        launch(kernel, slab)
+        device.sums(kernel, slab)
         part = slice(first, first + slab.height)
         sums[0][:, part] += slab.row_sums.sum(dim=0, dtype=torch.float64)
         sums[1] += slab.column_sums.sum(dim=0, dtype=torch.float64)
         if coefficients is not None:
-            pulled[0][part] += coefficients @ y.rows
-            pulled[1] += coefficients.T @ x.rows[part]
+            of_x, of_y = _pulled(device, kernel, slab, coefficients)
+            pulled[0][part] += of_x
+            pulled[1] += of_y
     found = _result(kernel, x, y, sums, pulled, gradient, Y is None)
     d = X.shape[1]
     cut = (None if g is None else g[:, :d] for g in found[3:])
     return Sums(*found[:3], *cut)
+
+
+def _pulled(
+    device: Device, kernel: PairKernel, slab: Slab, coefficients: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what the coefficients make of the other side's rows, for each side of the slab."""
+    x, y = slab.x.rows[slab.first : slab.first + slab.height], slab.y.rows
+    if not isinstance(kernel, Laplacian):
+        return coefficients @ y, coefficients.T @ x
+    of_x, of_y = torch.zeros_like(x), torch.zeros_like(y)
+    if x.shape[1]:
+        m = len(y)
+        of_rows, of_columns = (1, 2) if slab.within else (0, 0)
+        device.signs(Signs(x, y, coefficients, of_x, (m, 1), of_rows, slab.first))
+        device.signs(Signs(y, x, coefficients, of_y, (1, m), of_columns, slab.first))
+    return of_x, of_y
 
 
 def _side(rows: Tensor, weights: Tensor, centre: Tensor | None) -> Side:
@@ -144,8 +184,7 @@ def parameters(kernel: PairKernel) -> tuple[int, list[float], float, int]:
     raise TypeError(f"kernel must be one of pairs, got {kernel}")
 
 
-def launch_cuda(kernel: PairKernel, slab: Slab) -> None:
-    """Compute one slab with the CUDA module."""
+def _launch_cuda(kernel: PairKernel, slab: Slab) -> None:
     from pyfeat._cuda import rbf_sum as run
 
     kind, gammas, coef0, degree = parameters(kernel)
@@ -166,3 +205,20 @@ def launch_cuda(kernel: PairKernel, slab: Slab) -> None:
             within=(2 if slab.leave_out else 1) if slab.within else 0,
             stream=stream,
         )
+
+
+def _launch_cuda_signs(signs: Signs) -> None:
+    from pyfeat._cuda import rbf_signs as run
+
+    tensors = (signs.own, signs.other, signs.coefficients, signs.out)
+    with stream_of(signs.own) as stream:
+        run(
+            [t.data_ptr() for t in tensors],
+            shape=(*signs.own.shape, len(signs.other)),
+            strides=signs.strides,
+            within=(signs.role, signs.first),
+            stream=stream,
+        )
+
+
+CUDA = Device(_launch_cuda, _launch_cuda_signs, _CUDA_TILE)

@@ -11,7 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 import pytest
 import torch
 
-from pyfeat.ops import Gaussian, Laplacian, Polynomial, Preprocessing
+from pyfeat.ops import Gaussian, Laplacian, Polynomial, Preprocessing, _rbf_sum_device
 from pyfeat.ops._explain import BACKENDS_OF
 from pyfeat.ops._quantize_rows import DEQUANTIZE_BACKENDS, Quantized
 from tests.cpp.emulated.build import build
@@ -104,12 +104,52 @@ def test_rbf_sum(kernel, n, m, d, diagonal):
         pytest.skip("two samples have no diagonal")
     X, Y = numbers(n, d), None if m is None else numbers(m, d) + 0.5
     wx, wy = numbers(n).abs(), None if m is None else numbers(m).abs()
-    level = "weights" if isinstance(kernel, Laplacian) else "rows"
-    got, expected = both(BACKENDS_OF["rbf_sum"], X, Y, kernel, wx, wy, level, diagonal)
+    got, expected = both(BACKENDS_OF["rbf_sum"], X, Y, kernel, wx, wy, "rows", diagonal)
     for a, b in zip(got, expected, strict=True):
         assert (a is None) == (b is None)
         if a is not None:  # the bound of the op, 1e-5, of the largest entry
             assert (a.double() - b.double()).abs().max() <= 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(0.1), Laplacian(0.1)])
+@pytest.mark.parametrize("m", [150, None])
+def test_rbf_sum_of_slabs(monkeypatch, kernel, m):
+    monkeypatch.setattr(_rbf_sum_device, "_SLAB_NUMBERS", 1)  # one tile high
+    X, Y = numbers(300, 3), None if m is None else numbers(m, 3) + 0.5
+    wy = None if m is None else torch.ones(m)
+    arguments = (X, Y, kernel, torch.ones(300), wy, "rows", Y is not None)
+    for a, b in zip(*both(BACKENDS_OF["rbf_sum"], *arguments), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert (a.double() - b.double()).abs().max() <= 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "kernel"),
+    [
+        ([[-1e5]], [[1e5]], Polynomial(1.0, 1e10, 5)),  # (x y + c)^5 = 0, its slope times c = inf
+        ([[1e10, 0.0], [0.0, 1e10]], None, Polynomial(1.0, 1.0, 3)),  # k(x, x) = inf, left out
+    ],
+    ids=["cancelled", "diagonal"],
+)
+def test_rbf_sum_keeps_out_infinities_that_no_pair_has(x, y, kernel):
+    X, Y = torch.tensor(x), None if y is None else torch.tensor(y)
+    wx, wy = torch.ones(len(X)), None if Y is None else torch.ones(len(Y))
+    got, expected = both(BACKENDS_OF["rbf_sum"], X, Y, kernel, wx, wy, "rows", y is not None)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, check_dtype=False)
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(), Laplacian(), Polynomial()])
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("n", [1, 3, 130])
+def test_rbf_sum_of_a_bad_row_is_nan(kernel, diagonal, n):
+    X = numbers(n, 2)
+    X[n // 2, 1] = torch.inf
+    arguments = (X, None, kernel, torch.ones(n), None, "rows", diagonal)
+    for a, b in zip(*both(BACKENDS_OF["rbf_sum"], *arguments), strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a.isnan(), b.isnan())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])

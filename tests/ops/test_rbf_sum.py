@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise
 
 from pyfeat.errors import BackendError
-from pyfeat.ops import Gaussian, Laplacian, Linear, Polynomial, explain, rbf_sum
+from pyfeat.ops import Gaussian, Laplacian, Linear, Polynomial, _rbf_sum_device, explain, rbf_sum
 
 EPS = 2.0**-24  # half a unit in the last place of float32
 FIELDS = ("value", "x_sums", "y_sums", "x_gradient", "y_gradient")
@@ -67,26 +67,12 @@ def both(backend, X, Y=None, **how):
     return got, rbf_sum(X, Y, backend="reference", **how)
 
 
-def deepest(backend, name):
-    """Return the most that the backend gives: "cuda" has no gradient of rows for the Laplacian."""
-    return "weights" if (backend.name, name) == ("cuda", "laplacian") else "rows"
-
-
-@pytest.fixture(autouse=True)
-def refused(request):
-    """Skip what the backend refuses, and says so: its own tests are below."""
-    chosen = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    if chosen.get("backend") == "triton" and chosen.get("name") == "laplacian":
-        pytest.skip("refused: no Laplacian")
-
-
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize(("n", "m", "d"), SHAPES)
 def test_two_samples_equal_the_reference(backend, name, n, m, d):
-    gradient = deepest(backend, name)
     X, Y = rows(n, d, 1, backend.device), rows(m, d, 2, backend.device)
     how = {"x_weights": weights(n, 3, backend.device), "y_weights": weights(m, 4, backend.device)}
-    got, expected = both(backend, X, Y, kernel=KERNELS[name], gradient=gradient, **how)
+    got, expected = both(backend, X, Y, kernel=KERNELS[name], gradient="rows", **how)
     assert largest_error(got, expected) <= bound(n, m, d)
 
 
@@ -103,9 +89,8 @@ def test_less_is_the_same_as_the_reference_gives(backend, name, gradient):
 @pytest.mark.parametrize("diagonal", [True, False])
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (131, D)])
 def test_one_sample_equals_the_reference(backend, name, diagonal, n, d):
-    gradient = deepest(backend, name)
     X, w = rows(n, d, 1, backend.device), weights(n, 3, backend.device)
-    how = {"x_weights": w, "gradient": gradient, "diagonal": diagonal}
+    how = {"x_weights": w, "gradient": "rows", "diagonal": diagonal}
     got, expected = both(backend, X, kernel=KERNELS[name], **how)
     assert largest_error(got, expected) <= bound(n, n, d)
 
@@ -126,6 +111,19 @@ def test_several_chunks_of_one_sample_equal_the_reference(cpp, n, diagonal):
     assert largest_error(got, expected) <= bound(n, n, 21)
 
 
+@pytest.mark.parametrize("name", ["chain", "laplacian"])
+@pytest.mark.parametrize("m", [70, None])
+def test_slabs_of_rows_add_up(backend, monkeypatch, name, m):
+    if backend.name == "cpp":
+        pytest.skip("has no slabs")
+    monkeypatch.setattr(_rbf_sum_device, "_SLAB_NUMBERS", 1)  # one tile high
+    X, Y = rows(150, 3, 1, backend.device), None if m is None else rows(m, 3, 2, backend.device)
+    got, expected = both(
+        backend, X, Y, kernel=KERNELS[name], gradient="rows", diagonal=Y is not None
+    )
+    assert largest_error(got, expected) <= bound(150, m or 150, 3)
+
+
 @pytest.fixture
 def cpp(backend):
     """Return the backend, only where it is a native one: large shapes take others too long."""
@@ -144,8 +142,6 @@ def cpp(backend):
     ],
 )
 def test_sums_are_those_of_scikit_learns_kernel(backend, kernel, name, options):
-    if backend.name == "triton" and name == "laplacian":
-        pytest.skip("refused: no Laplacian")
     X, Y = rows(9, 5, 1), rows(14, 5, 2)
     k = pairwise.pairwise_kernels(X.double(), Y.double(), metric=name, **options)
     got = rbf_sum(
@@ -198,8 +194,6 @@ def test_reference_gradient_of_one_sample_counts_both_roles(name, diagonal):
 
 @pytest.mark.parametrize("name", ["chain", "laplacian", "polynomial"])
 def test_backward_gives_the_gradients_of_the_op(backend, name):
-    if deepest(backend, name) != "rows":
-        pytest.skip("refused: no gradient of rows for the Laplacian")
     X, Y, wx = rows(9, 3, 1, backend.device), rows(6, 3, 2, backend.device), weights(9, 3)
     wx = wx.to(backend.device)
     how = {"kernel": KERNELS[name], "backend": backend.name}
@@ -222,8 +216,7 @@ def test_backward_of_one_sample_doubles_the_sums_for_the_weights():
 @pytest.mark.parametrize(("n", "m", "d"), [(0, 3, 2), (3, 0, 2), (0, 0, 0)])
 def test_no_rows_sum_to_zero(backend, name, n, m, d):
     X, Y = rows(n, d, 1, backend.device), rows(m, d, 2, backend.device)
-    gradient = deepest(backend, name)
-    got, expected = both(backend, X, Y, kernel=KERNELS[name], gradient=gradient)
+    got, expected = both(backend, X, Y, kernel=KERNELS[name], gradient="rows")
     assert float(got.value) == 0
     assert largest_error(got, expected) == 0
 
@@ -240,14 +233,12 @@ def test_rows_without_features_are_equal(backend, name, k):
 def test_a_bad_row_makes_its_pairs_nan_and_no_others(backend, name, bad):
     X, Y = rows(6, 3, 1, backend.device), rows(5, 3, 2, backend.device)
     X[2, 1] = bad
-    gradient = deepest(backend, name)
-    got, expected = both(backend, X, Y, kernel=KERNELS[name], gradient=gradient)
+    got, expected = both(backend, X, Y, kernel=KERNELS[name], gradient="rows")
     assert got.value.isnan()
     assert got.x_sums.isnan().tolist() == [i == 2 for i in range(6)]
     assert got.y_sums.isnan().all()
-    if gradient == "rows":
-        assert torch.equal(got.x_gradient.isnan(), expected.x_gradient.isnan())
-        assert got.y_gradient.isnan().all()
+    assert torch.equal(got.x_gradient.isnan(), expected.x_gradient.isnan())
+    assert got.y_gradient.isnan().all()
 
 
 @pytest.mark.parametrize("name", ["gaussian", "laplacian"])
@@ -267,11 +258,33 @@ def test_a_huge_row_is_far_from_the_others(backend, name):
     ],
     ids=["cancelled", "diagonal"],
 )
-def test_infinities_that_no_pair_has_stay_out(cpp, x, y, kernel):
-    X, Y = torch.tensor(x), None if y is None else torch.tensor(y)
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # the interpreter's numpy
+def test_infinities_that_no_pair_has_stay_out(backend, x, y, kernel):
+    X = torch.tensor(x, device=backend.device)
+    Y = None if y is None else torch.tensor(y, device=backend.device)
     how = {"diagonal": y is not None, "gradient": "rows"}
-    got, expected = both(cpp, X, Y, kernel=kernel, **how)
+    got, expected = both(backend, X, Y, kernel=kernel, **how)
     assert largest_error(got, expected) <= bound(2, 2, 2)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_bad_row_left_out_with_itself_is_nan(backend, name):
+    X = torch.full((1, 2), torch.nan, device=backend.device)
+    how = {"kernel": KERNELS[name], "diagonal": False, "gradient": "rows"}
+    got, expected = both(backend, X, **how)
+    for field in ("value", "x_sums", "x_gradient"):
+        assert getattr(expected, field).isnan().all()
+        assert getattr(got, field).isnan().all()
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_equal_features_pull_nothing(backend, diagonal):
+    X = rows(70, 3, 1, backend.device).round()  # many equal numbers
+    X[:, 2] = 1
+    how = {"kernel": Laplacian(0.3), "diagonal": diagonal, "gradient": "rows"}
+    got, expected = both(backend, X, **how)
+    assert torch.all(got.x_gradient[:, 2] == 0)
+    assert largest_error(got, expected) <= bound(70, 70, 3)
 
 
 def test_a_common_offset_costs_no_digits(backend):
@@ -279,6 +292,32 @@ def test_a_common_offset_costs_no_digits(backend):
     X, Y = (X * 64).round() / 64 + 8192, (Y * 64).round() / 64 + 8192  # exact in float32
     got, expected = both(backend, X, Y, kernel=Gaussian(0.1), gradient="rows")
     assert largest_error(got, expected) <= bound(50, 40, D)
+
+
+@pytest.fixture
+def clusters(backend):
+    """Return rows in two tight clusters, where the backend keeps the digits of their distances."""
+    if backend.name != "cpp":
+        pytest.skip("distances are products only")
+    X = rows(300, D, 1) * 0.01
+    X[:150] += 100
+    return X
+
+
+@pytest.mark.parametrize("gammas", [50.0, [50.0, 100.0, 120.0]])
+@pytest.mark.parametrize("itself", [True, False])
+def test_tight_clusters_far_apart_keep_their_digits(backend, clusters, gammas, itself):
+    Y = None if itself else clusters[::2] + 0.001
+    got, expected = both(backend, clusters, Y, kernel=Gaussian(gammas), gradient="weights")
+    assert largest_error(got, expected) <= bound(300, 300, D)
+
+
+def test_a_bad_row_amid_tight_clusters_makes_its_pairs_nan_and_no_others(backend, clusters):
+    clusters[2, 1] = torch.nan
+    how = {"kernel": Gaussian(50.0), "gradient": "weights"}
+    got = rbf_sum(clusters, rows(20, D, 2), backend=backend.name, **how)
+    assert got.x_sums.isnan().tolist() == [i == 2 for i in range(300)]
+    assert rbf_sum(clusters, backend=backend.name, **how).x_sums.isnan().all()
 
 
 def test_any_strides_give_the_same_bits(backend):
@@ -382,11 +421,6 @@ def test_mmd_of_one_distribution_is_smaller_than_of_two(diagonal):
         return float(a + b - 2 * rbf_sum(A, B, **how).value / (n * m))
 
     assert mmd(X, Y) < 0.02 < mmd(X, Z)
-
-
-def test_triton_refuses_the_laplacian():
-    with pytest.raises(BackendError, match="kernel must not be a Laplacian"):
-        rbf_sum(rows(3, 2), kernel=Laplacian(), backend="triton")
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(1e39), Laplacian(1e39), Polynomial(1.0, 1e39, 1)])
