@@ -104,6 +104,7 @@ class Evaluation {
           gradient(room<float>(static_cast<std::size_t>(e.width_ * e.in_.d))),
           sums(static_cast<std::size_t>(e.task_.problems + e.outputs_ + e.width_)) {}
     std::unique_ptr<float[]> rows;
+    const float* x = nullptr;  // rows of the block, for a few outputs
     std::unique_ptr<Number[]> across, down, left;
     std::unique_ptr<float[]> logits, gradient;
     std::vector<double> sums;  // losses, spreads, intercepts
@@ -136,9 +137,11 @@ class Evaluation {
     }
   }
 
-  // Rows as float32.
+  // Rows as float32: where they lie, or in `room`.
   const float* read(std::ptrdiff_t first, std::ptrdiff_t rows, float* room) const {
     const std::ptrdiff_t d = in_.d;
+    if (in_.item == Item::kFloat32 && !in_.scales && !in_.shift)
+      return reinterpret_cast<const float*>(in_.data) + first * d;
     const std::ptrdiff_t bytes = in_.item == Item::kFloat32 ? 4 : in_.item == Item::kInt8 ? 1 : 2;
     PYFEAT_KERNEL(xent_rows)
     (in_.data + first * d * bytes, in_.item, in_.scales ? in_.scales + first : nullptr, in_.shift,
@@ -149,9 +152,9 @@ class Evaluation {
   // Scores of a block, and its rows where `add_gradient` wants them.
   void multiply_by_theta(std::ptrdiff_t first, std::ptrdiff_t rows, Desk& desk) const {
     if (few()) {
-      read(first, rows, desk.rows.get());
+      desk.x = read(first, rows, desk.rows.get());
       PYFEAT_KERNEL(xent_few_scores)
-      (desk.rows.get(), rows, in_.d, task_.theta, width_, desk.logits.get());
+      (desk.x, rows, in_.d, task_.theta, width_, desk.logits.get());
       return;
     }
     for (std::ptrdiff_t at = 0; at < rows; at += span_) {
@@ -206,7 +209,7 @@ class Evaluation {
     const std::ptrdiff_t d = in_.d;
     if (few()) {
       PYFEAT_KERNEL(xent_few_gradients)
-      (desk.rows.get(), rows, d, desk.logits.get(), width_, add, desk.gradient.get());
+      (desk.x, rows, d, desk.logits.get(), width_, add, desk.gradient.get());
       return;
     }
     for (std::ptrdiff_t i = 0; i < width_; i += strip_) {

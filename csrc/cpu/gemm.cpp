@@ -96,6 +96,21 @@ void turn(Floats (&square)[kWidth]) {
 #endif
 }
 
+// out[(i / As::kStep) * panel + r] = the unit at depth i of row r, for kStrip numbers of each of
+// `panel` float32 rows, a multiple of kWidth.
+template <typename As>
+void write_turned(const float* rows, std::ptrdiff_t stride, int panel, float* out) {
+  for (int r = 0; r < panel; r += kWidth)
+    for (int i = 0; i < kStrip / As::kStep; i += kWidth) {
+      Floats square[kWidth];
+#pragma GCC unroll 16
+      for (int j = 0; j < kWidth; ++j) square[j] = As::units(rows + (r + j) * stride + i * As::kStep);
+      turn(square);
+#pragma GCC unroll 16
+      for (int j = 0; j < kWidth; ++j) store_floats(out + (i + j) * panel + r, square[j]);
+    }
+}
+
 // out[i * panel + r] = strip.unit[r][i], i < units
 void write_turned(const Strip& strip, int panel, int units, float* out) {
   for (int r = 0; r < panel; r += kWidth)
@@ -113,6 +128,7 @@ void write_turned(const Strip& strip, int panel, int units, float* out) {
 struct AsFloats {
   static constexpr int kStep = 1;  // along k, in a unit
   static void shrink(float*, int) {}
+  static Floats units(const float* x) { return load_floats(x); }
 };
 
 struct AsBf16 {
@@ -124,23 +140,44 @@ struct AsBf16 {
     if (steps % 2) low[steps] = 0;
     std::memcpy(line, low, static_cast<std::size_t>((steps + 1) / 2) * sizeof(float));
   }
+  static Floats units(const float* x) {
+#ifdef PYFEAT_ISA_avx512bf16
+    // Subnormal numbers become 0, which is what a product makes of them in any case.
+    return reinterpret_cast<Floats>(
+        _mm512_cvtne2ps_pbh(load_floats(x + kWidth), load_floats(x)));
+#else
+    std::uint16_t low[2 * kWidth];
+    to_bfloat16s(x, 2 * kWidth, low);
+    Floats pairs;
+    std::memcpy(&pairs, low, sizeof pairs);
+    return pairs;
+#endif
+  }
 };
 
 template <typename As>
 void pack(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel, float* out) {
   Strip strip{};
+  const bool plain = rows.item == Item::kFloat32 && !rows.scales && rows.depth_stride == 1 &&
+                     panel % kWidth == 0;
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t end = smaller(k, k0 + kKc);
     for (std::ptrdiff_t first = 0; first < count; first += panel)
       for (std::ptrdiff_t at = k0; at < end; at += kStrip) {
         const int steps = static_cast<int>(smaller(end - at, kStrip));
+        const int units = (steps + As::kStep - 1) / As::kStep;
+        float* to = out;
+        out += static_cast<std::ptrdiff_t>(units) * panel;
+        if (plain && steps == kStrip && first + panel <= count) {
+          const float* from = static_cast<const float*>(rows.data) + first * rows.row_stride + at;
+          write_turned<As>(from, rows.row_stride, panel, to);
+          continue;
+        }
         for (int r = 0; r < panel; ++r) {
           read_row(rows, first + r, count, at, steps, strip.unit[r]);
           As::shrink(strip.unit[r], steps);
         }
-        const int units = (steps + As::kStep - 1) / As::kStep;
-        write_turned(strip, panel, units, out);
-        out += static_cast<std::ptrdiff_t>(units) * panel;
+        write_turned(strip, panel, units, to);
       }
   }
 }
@@ -222,18 +259,18 @@ struct Bf16 {
   }
 };
 
-// sums = the product of one panel of A and one of B over `steps` steps.
-template <typename Kind>
+// sums = the product of the first kRows rows of a panel of A and a panel of B over `steps` steps.
+template <typename Kind, int kRows>
 inline __attribute__((always_inline)) void multiply(const typename Kind::Number* a,
                                                     const typename Kind::Number* b, int steps,
-                                                    Floats (&sums)[kMr][kNv]) {
+                                                    Floats (&sums)[kRows][kNv]) {
   for (int step = 0; step < steps; ++step) {
     decltype(Kind::load(b)) right[kNv];
 #pragma GCC unroll 2
     for (int v = 0; v < kNv; ++v)
       right[v] = Kind::load(b + (step * kNr + v * kWidth) * Kind::kStep);
 #pragma GCC unroll 14
-    for (int r = 0; r < kMr; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       const auto left = Kind::broadcast(a + (step * kMr + r) * Kind::kStep);
 #pragma GCC unroll 2
       for (int v = 0; v < kNv; ++v) sums[r][v] = Kind::multiply_add(left, right[v], sums[r][v]);
@@ -241,19 +278,23 @@ inline __attribute__((always_inline)) void multiply(const typename Kind::Number*
   }
 }
 
-template <typename Kind>
+// kRows or kRows - 1 rows of a panel of A: what fills up the last one is not multiplied.
+template <typename Kind, int kRows = kMr>
 void panel_product(const typename Kind::Number* a, const typename Kind::Number* b, int steps,
                    std::ptrdiff_t rows, std::ptrdiff_t columns, bool add, float* c,
                    std::ptrdiff_t stride) {
+  if constexpr (kRows > 2)
+    if (rows <= kRows - 2)
+      return panel_product<Kind, kRows - 2>(a, b, steps, rows, columns, add, c, stride);
   for (std::ptrdiff_t r = 0; r < rows; ++r) {
     __builtin_prefetch(c + r * stride, 1);
     __builtin_prefetch(c + r * stride + columns - 1, 1);
   }
-  Floats sums[kMr][kNv] = {};
+  Floats sums[kRows][kNv] = {};
   multiply<Kind>(a, b, steps, sums);
-  if (rows == kMr && columns == kNr) {
+  if (rows == kRows && columns == kNr) {
 #pragma GCC unroll 14
-    for (int r = 0; r < kMr; ++r)
+    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < kNv; ++v) {
         float* to = c + r * stride + v * kWidth;
@@ -261,7 +302,7 @@ void panel_product(const typename Kind::Number* a, const typename Kind::Number* 
       }
     return;
   }
-  float all[kMr][kNr];
+  float all[kRows][kNr];
   std::memcpy(all, sums, sizeof all);
   for (std::ptrdiff_t r = 0; r < rows; ++r)
     for (std::ptrdiff_t j = 0; j < columns; ++j)
