@@ -50,7 +50,7 @@ struct Products {
   void (*pack_columns)(const float*, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
                        GemmShape, Number*);
   void (*multiply)(std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, const Number*, const Number*,
-                   bool, float*, std::ptrdiff_t);
+                   bool, float*, std::ptrdiff_t, Ahead);
 };
 
 template <typename Item>
@@ -137,14 +137,24 @@ class Evaluation {
     }
   }
 
+  // The rows that are read after `first`, a group of them.
+  Ahead after(std::ptrdiff_t first) const {
+    const std::ptrdiff_t row = in_.d * item_bytes();
+    return {in_.data + first * row,
+            std::min<std::ptrdiff_t>(kXentGroup, std::max<std::ptrdiff_t>(in_.n - first, 0)) * row};
+  }
+
+  std::ptrdiff_t item_bytes() const {
+    return in_.item == Item::kFloat32 ? 4 : in_.item == Item::kInt8 ? 1 : 2;
+  }
+
   // Rows as float32: where they lie, or in `room`.
   const float* read(std::ptrdiff_t first, std::ptrdiff_t rows, float* room) const {
     const std::ptrdiff_t d = in_.d;
     if (in_.item == Item::kFloat32 && !in_.scales && !in_.shift)
       return reinterpret_cast<const float*>(in_.data) + first * d;
-    const std::ptrdiff_t bytes = in_.item == Item::kFloat32 ? 4 : in_.item == Item::kInt8 ? 1 : 2;
     PYFEAT_KERNEL(xent_rows)
-    (in_.data + first * d * bytes, in_.item, in_.scales ? in_.scales + first : nullptr, in_.shift,
+    (in_.data + first * d * item_bytes(), in_.item, in_.scales ? in_.scales + first : nullptr, in_.shift,
      rows, d, room);
     return room;
   }
@@ -165,10 +175,12 @@ class Evaluation {
         products_.pack_columns(x, at + group, some, rows, in_.d, shape_, desk.down.get());
         pack_across(x, some, group, count, desk.across.get());
       }
+      const Ahead next = after(first + at + count);
       for (std::ptrdiff_t i = 0; i < width_; i += strip_)
         products_.multiply(std::min(strip_, width_ - i), count, in_.d,
                            theta_.get() + packed_theta(i), desk.across.get(), false,
-                           desk.logits.get() + i * kXentStride + at, kXentStride);
+                           desk.logits.get() + i * kXentStride + at, kXentStride,
+                           i == 0 ? next : Ahead{theta_.get(), 0});
     }
   }
 
@@ -217,7 +229,7 @@ class Evaluation {
       products_.pack({desk.logits.get() + i * kXentStride, Item::kFloat32, kXentStride, 1, nullptr},
                      tall, rows, shape_.mr, desk.left.get());
       products_.multiply(tall, d, rows, desk.left.get(), desk.down.get(), add,
-                         desk.gradient.get() + i * d, d);
+                         desk.gradient.get() + i * d, d, {desk.left.get(), 0});
     }
   }
 
@@ -284,13 +296,13 @@ class XentRows {
       Evaluation<std::uint16_t>(
           in_, task,
           {PYFEAT_KERNEL(gemm_pack_bf16), PYFEAT_KERNEL(xent_pack_columns_bf16),
-           PYFEAT_KERNEL(gemm_packed_bf16)},
+           PYFEAT_KERNEL(gemm_packed_ahead_bf16)},
           threads)
           .run();
     else
       Evaluation<float>(
           in_, task,
-          {PYFEAT_KERNEL(gemm_pack), PYFEAT_KERNEL(xent_pack_columns), PYFEAT_KERNEL(gemm_packed)},
+          {PYFEAT_KERNEL(gemm_pack), PYFEAT_KERNEL(xent_pack_columns), PYFEAT_KERNEL(gemm_packed_ahead)},
           threads)
           .run();
   }

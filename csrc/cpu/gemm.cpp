@@ -259,13 +259,20 @@ struct Bf16 {
   }
 };
 
+// What of the memory wanted next every step asks for.
+struct Asking {
+  const char* at;
+  std::ptrdiff_t bytes;
+};
+
 // sums = the product of the first kRows rows of a panel of A and a panel of B over `steps` steps.
 template <typename Kind, int kRows>
 inline __attribute__((always_inline)) void multiply(const typename Kind::Number* a,
                                                     const typename Kind::Number* b, int steps,
-                                                    Floats (&sums)[kRows][kNv]) {
+                                                    Asking ask, Floats (&sums)[kRows][kNv]) {
   for (int step = 0; step < steps; ++step) {
     decltype(Kind::load(b)) right[kNv];
+    __builtin_prefetch(ask.at + step * ask.bytes, 0, 2);
 #pragma GCC unroll 2
     for (int v = 0; v < kNv; ++v)
       right[v] = Kind::load(b + (step * kNr + v * kWidth) * Kind::kStep);
@@ -282,16 +289,16 @@ inline __attribute__((always_inline)) void multiply(const typename Kind::Number*
 template <typename Kind, int kRows = kMr>
 void panel_product(const typename Kind::Number* a, const typename Kind::Number* b, int steps,
                    std::ptrdiff_t rows, std::ptrdiff_t columns, bool add, float* c,
-                   std::ptrdiff_t stride) {
+                   std::ptrdiff_t stride, Asking ask) {
   if constexpr (kRows > 2)
     if (rows <= kRows - 2)
-      return panel_product<Kind, kRows - 2>(a, b, steps, rows, columns, add, c, stride);
+      return panel_product<Kind, kRows - 2>(a, b, steps, rows, columns, add, c, stride, ask);
   for (std::ptrdiff_t r = 0; r < rows; ++r) {
     __builtin_prefetch(c + r * stride, 1);
     __builtin_prefetch(c + r * stride + columns - 1, 1);
   }
   Floats sums[kRows][kNv] = {};
-  multiply<Kind>(a, b, steps, sums);
+  multiply<Kind>(a, b, steps, ask, sums);
   if (rows == kRows && columns == kNr) {
 #pragma GCC unroll 14
     for (int r = 0; r < kRows; ++r)
@@ -311,20 +318,23 @@ void panel_product(const typename Kind::Number* a, const typename Kind::Number* 
 
 template <typename Kind>
 void product(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const typename Kind::Number* a,
-             const typename Kind::Number* b, bool add, float* c, std::ptrdiff_t stride) {
+             const typename Kind::Number* b, bool add, float* c, std::ptrdiff_t stride,
+             Ahead next) {
   if (k == 0 && !add)
     for (std::ptrdiff_t i = 0; i < m; ++i)
       for (std::ptrdiff_t j = 0; j < n; ++j) c[i * stride + j] = 0;
   const std::ptrdiff_t rows = (m + kMr - 1) / kMr * kMr, columns = (n + kNr - 1) / kNr * kNr;
+  const std::ptrdiff_t all = rows / kMr * (columns / kNr) * ((k + Kind::kStep - 1) / Kind::kStep);
+  Asking ask{static_cast<const char*>(next.data), all ? (next.bytes + all - 1) / all : 0};
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t deep = smaller(k - k0, kKc);
     const std::ptrdiff_t whole = (deep + Kind::kStep - 1) / Kind::kStep * Kind::kStep;
     const int steps = static_cast<int>(whole / Kind::kStep);
     for (std::ptrdiff_t j = 0; j < n; j += kNr)
-      for (std::ptrdiff_t i = 0; i < m; i += kMr)
+      for (std::ptrdiff_t i = 0; i < m; i += kMr, ask.at += steps * ask.bytes)
         panel_product<Kind>(a + rows * k0 + i * whole, b + columns * k0 + j * whole, steps,
                             smaller(m - i, kMr), smaller(n - j, kNr), add || k0 > 0,
-                            c + i * stride + j, stride);
+                            c + i * stride + j, stride, ask);
   }
 }
 
@@ -347,12 +357,23 @@ void gemm_pack_bf16(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, in
 
 void gemm_packed(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,
                  const float* b, bool add, float* c, std::ptrdiff_t stride) {
-  product<Fp32>(m, n, k, a, b, add, c, stride);
+  product<Fp32>(m, n, k, a, b, add, c, stride, {a, 0});
 }
 
 void gemm_packed_bf16(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const std::uint16_t* a,
                       const std::uint16_t* b, bool add, float* c, std::ptrdiff_t stride) {
-  product<Bf16>(m, n, k, a, b, add, c, stride);
+  product<Bf16>(m, n, k, a, b, add, c, stride, {a, 0});
+}
+
+void gemm_packed_ahead(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,
+                       const float* b, bool add, float* c, std::ptrdiff_t stride, Ahead next) {
+  product<Fp32>(m, n, k, a, b, add, c, stride, next);
+}
+
+void gemm_packed_ahead_bf16(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
+                            const std::uint16_t* a, const std::uint16_t* b, bool add, float* c,
+                            std::ptrdiff_t stride, Ahead next) {
+  product<Bf16>(m, n, k, a, b, add, c, stride, next);
 }
 
 }  // namespace pyfeat::PYFEAT_ISA
