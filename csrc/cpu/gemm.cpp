@@ -3,6 +3,7 @@
 #include "gemm.h"
 
 #include "convert.h"
+#include "turn.h"
 
 namespace pyfeat::PYFEAT_ISA {
 namespace {
@@ -47,55 +48,6 @@ void read_row(const Rows& rows, std::ptrdiff_t row, std::ptrdiff_t count, std::p
               line + i);
 }
 
-// square[i] lane j becomes square[j] lane i.
-void turn(Floats (&square)[kWidth]) {
-#if defined(PYFEAT_AVX512)
-#pragma GCC unroll 4
-  for (int half = 1; half < 16; half *= 2) {
-    // Lanes without the bit `half` from the first, those with it from the second; 16 marks it.
-    alignas(64) std::int32_t low[16], high[16];
-    for (int lane = 0; lane < 16; ++lane) {
-      low[lane] = lane & half ? lane - half + 16 : lane;
-      high[lane] = lane & half ? lane + 16 : lane + half;
-    }
-    const __m512i take_low = _mm512_load_si512(low), take_high = _mm512_load_si512(high);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      if (i & half) continue;
-      const Floats a = square[i], b = square[i + half];
-      square[i] = _mm512_permutex2var_ps(a, take_low, b);
-      square[i + half] = _mm512_permutex2var_ps(a, take_high, b);
-    }
-  }
-#elif defined(PYFEAT_ISA_avx2)
-  __m256 pairs[8], fours[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 8; i += 2) {
-    pairs[i] = _mm256_unpacklo_ps(square[i], square[i + 1]);
-    pairs[i + 1] = _mm256_unpackhi_ps(square[i], square[i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4) {
-    fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
-    fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xEE);
-    fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
-    fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xEE);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    square[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
-    square[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
-  }
-#else
-  for (int i = 0; i < kWidth; ++i)
-    for (int j = 0; j < i; ++j) {
-      const float kept = square[i][j];
-      square[i][j] = square[j][i];
-      square[j][i] = kept;
-    }
-#endif
-}
-
 // out[(i / As::kStep) * panel + r] = the unit at depth i of row r, for kStrip numbers of each of
 // `panel` float32 rows, a multiple of kWidth.
 template <typename As>
@@ -104,7 +56,8 @@ void write_turned(const float* rows, std::ptrdiff_t stride, int panel, float* ou
     for (int i = 0; i < kStrip / As::kStep; i += kWidth) {
       Floats square[kWidth];
 #pragma GCC unroll 16
-      for (int j = 0; j < kWidth; ++j) square[j] = As::units(rows + (r + j) * stride + i * As::kStep);
+      for (int j = 0; j < kWidth; ++j)
+        square[j] = As::units(rows + (r + j) * stride + i * As::kStep);
       turn(square);
 #pragma GCC unroll 16
       for (int j = 0; j < kWidth; ++j) store_floats(out + (i + j) * panel + r, square[j]);
@@ -143,8 +96,7 @@ struct AsBf16 {
   static Floats units(const float* x) {
 #ifdef PYFEAT_ISA_avx512bf16
     // Subnormal numbers become 0, which is what a product makes of them in any case.
-    return reinterpret_cast<Floats>(
-        _mm512_cvtne2ps_pbh(load_floats(x + kWidth), load_floats(x)));
+    return reinterpret_cast<Floats>(_mm512_cvtne2ps_pbh(load_floats(x + kWidth), load_floats(x)));
 #else
     std::uint16_t low[2 * kWidth];
     to_bfloat16s(x, 2 * kWidth, low);
@@ -158,8 +110,8 @@ struct AsBf16 {
 template <typename As>
 void pack(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel, float* out) {
   Strip strip{};
-  const bool plain = rows.item == Item::kFloat32 && !rows.scales && rows.depth_stride == 1 &&
-                     panel % kWidth == 0;
+  const bool plain =
+      rows.item == Item::kFloat32 && !rows.scales && rows.depth_stride == 1 && panel % kWidth == 0;
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t end = smaller(k, k0 + kKc);
     for (std::ptrdiff_t first = 0; first < count; first += panel)
@@ -269,7 +221,8 @@ struct Asking {
 template <typename Kind, int kRows>
 inline __attribute__((always_inline)) void multiply(const typename Kind::Number* a,
                                                     const typename Kind::Number* b, int steps,
-                                                    Asking ask, Floats (&sums)[kRows][kNv]) {
+                                                    int panel, Asking ask,
+                                                    Floats (&sums)[kRows][kNv]) {
   for (int step = 0; step < steps; ++step) {
     decltype(Kind::load(b)) right[kNv];
     __builtin_prefetch(ask.at + step * ask.bytes, 0, 2);
@@ -278,7 +231,7 @@ inline __attribute__((always_inline)) void multiply(const typename Kind::Number*
       right[v] = Kind::load(b + (step * kNr + v * kWidth) * Kind::kStep);
 #pragma GCC unroll 14
     for (int r = 0; r < kRows; ++r) {
-      const auto left = Kind::broadcast(a + (step * kMr + r) * Kind::kStep);
+      const auto left = Kind::broadcast(a + (step * panel + r) * Kind::kStep);
 #pragma GCC unroll 2
       for (int v = 0; v < kNv; ++v) sums[r][v] = Kind::multiply_add(left, right[v], sums[r][v]);
     }
@@ -289,16 +242,16 @@ inline __attribute__((always_inline)) void multiply(const typename Kind::Number*
 template <typename Kind, int kRows = kMr>
 void panel_product(const typename Kind::Number* a, const typename Kind::Number* b, int steps,
                    std::ptrdiff_t rows, std::ptrdiff_t columns, bool add, float* c,
-                   std::ptrdiff_t stride, Asking ask) {
+                   std::ptrdiff_t stride, int panel, Asking ask) {
   if constexpr (kRows > 2)
     if (rows <= kRows - 2)
-      return panel_product<Kind, kRows - 2>(a, b, steps, rows, columns, add, c, stride, ask);
+      return panel_product<Kind, kRows - 2>(a, b, steps, rows, columns, add, c, stride, panel, ask);
   for (std::ptrdiff_t r = 0; r < rows; ++r) {
     __builtin_prefetch(c + r * stride, 1);
     __builtin_prefetch(c + r * stride + columns - 1, 1);
   }
   Floats sums[kRows][kNv] = {};
-  multiply<Kind>(a, b, steps, ask, sums);
+  multiply<Kind>(a, b, steps, panel, ask, sums);
   if (rows == kRows && columns == kNr) {
 #pragma GCC unroll 14
     for (int r = 0; r < kRows; ++r)
@@ -318,23 +271,24 @@ void panel_product(const typename Kind::Number* a, const typename Kind::Number* 
 
 template <typename Kind>
 void product(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const typename Kind::Number* a,
-             const typename Kind::Number* b, bool add, float* c, std::ptrdiff_t stride,
+             const typename Kind::Number* b, bool add, float* c, std::ptrdiff_t stride, int panel,
              Ahead next) {
   if (k == 0 && !add)
     for (std::ptrdiff_t i = 0; i < m; ++i)
       for (std::ptrdiff_t j = 0; j < n; ++j) c[i * stride + j] = 0;
-  const std::ptrdiff_t rows = (m + kMr - 1) / kMr * kMr, columns = (n + kNr - 1) / kNr * kNr;
-  const std::ptrdiff_t all = rows / kMr * (columns / kNr) * ((k + Kind::kStep - 1) / Kind::kStep);
-  Asking ask{static_cast<const char*>(next.data), all ? (next.bytes + all - 1) / all : 0};
+  const std::ptrdiff_t rows = (m + panel - 1) / panel * panel, columns = (n + kNr - 1) / kNr * kNr;
+  const std::ptrdiff_t all = rows / panel * (columns / kNr) * ((k + Kind::kStep - 1) / Kind::kStep);
+  Asking ask{static_cast<const char*>(next.bytes ? next.data : a),
+             all ? (next.bytes + all - 1) / all : 0};
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t deep = smaller(k - k0, kKc);
     const std::ptrdiff_t whole = (deep + Kind::kStep - 1) / Kind::kStep * Kind::kStep;
     const int steps = static_cast<int>(whole / Kind::kStep);
     for (std::ptrdiff_t j = 0; j < n; j += kNr)
-      for (std::ptrdiff_t i = 0; i < m; i += kMr, ask.at += steps * ask.bytes)
+      for (std::ptrdiff_t i = 0; i < m; i += panel, ask.at += steps * ask.bytes)
         panel_product<Kind>(a + rows * k0 + i * whole, b + columns * k0 + j * whole, steps,
-                            smaller(m - i, kMr), smaller(n - j, kNr), add || k0 > 0,
-                            c + i * stride + j, stride, ask);
+                            smaller(m - i, panel), smaller(n - j, kNr), add || k0 > 0,
+                            c + i * stride + j, stride, panel, ask);
   }
 }
 
@@ -357,23 +311,24 @@ void gemm_pack_bf16(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, in
 
 void gemm_packed(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,
                  const float* b, bool add, float* c, std::ptrdiff_t stride) {
-  product<Fp32>(m, n, k, a, b, add, c, stride, {a, 0});
+  product<Fp32>(m, n, k, a, b, add, c, stride, kMr, {});
 }
 
 void gemm_packed_bf16(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const std::uint16_t* a,
                       const std::uint16_t* b, bool add, float* c, std::ptrdiff_t stride) {
-  product<Bf16>(m, n, k, a, b, add, c, stride, {a, 0});
+  product<Bf16>(m, n, k, a, b, add, c, stride, kMr, {});
 }
 
 void gemm_packed_ahead(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,
-                       const float* b, bool add, float* c, std::ptrdiff_t stride, Ahead next) {
-  product<Fp32>(m, n, k, a, b, add, c, stride, next);
+                       const float* b, bool add, float* c, std::ptrdiff_t stride, int panel,
+                       Ahead next) {
+  product<Fp32>(m, n, k, a, b, add, c, stride, panel, next);
 }
 
 void gemm_packed_ahead_bf16(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
                             const std::uint16_t* a, const std::uint16_t* b, bool add, float* c,
-                            std::ptrdiff_t stride, Ahead next) {
-  product<Bf16>(m, n, k, a, b, add, c, stride, next);
+                            std::ptrdiff_t stride, int panel, Ahead next) {
+  product<Bf16>(m, n, k, a, b, add, c, stride, panel, next);
 }
 
 }  // namespace pyfeat::PYFEAT_ISA
