@@ -37,6 +37,8 @@ class LayerDescription:
         Floating point operations of one input up to here: what a row of this layer costs.
     index : int or None
         Negative number that means the same layer; None where it has none.
+    is_block : bool
+        Whether it is one of those that follow each other, which are counted by the index.
     """
 
     name: str
@@ -45,6 +47,7 @@ class LayerDescription:
     parameters: int
     flops: int
     index: int | None
+    is_block: bool
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,10 @@ def describe(
         if len(shape) in {2, 3, 4} and shape[0] == 1:
             index = blocks.index(name) - len(blocks) if name in blocks[:-1] else None
             kind, size = sizes[name]
-            layers.append(LayerDescription(name, kind, shape[1:], size, flops, index))
-    layers.append(LayerDescription(OUTPUT, sizes[""][0], (frozen.dim,), sizes[""][1], total, -1))
+            is_block = name in blocks
+            layers.append(LayerDescription(name, kind, shape[1:], size, flops, index, is_block))
+    kind, size = sizes[""]
+    layers.append(LayerDescription(OUTPUT, kind, (frozen.dim,), size, total, -1, False))
     return BackboneDescription(
         name=found.name,
         source=found.source,
@@ -163,7 +168,7 @@ def describe(
         input=_input_of(found.preprocessing, example),
         preprocessing=found.preprocessing.to_parts(),
         dim=frozen.dim,
-        parameters=sizes[""][1],
+        parameters=size,
         flops=total,
         chunk=frozen.chunk,
         layers=layers,

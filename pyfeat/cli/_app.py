@@ -17,6 +17,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from pyfeat.jobs import Paths
@@ -99,6 +100,16 @@ def command(*path: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
     return register
 
 
+class ListByDefault(TyperGroup):
+    """A group whose command `list` is meant where no command is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `list` in front of what is no command."""
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 _groups: dict[str, typer.Typer] = {}
 
 
@@ -110,8 +121,16 @@ def _group(path: tuple[str, ...]) -> typer.Typer:
         helps = {
             "store": "Look into a store.",
             "index": "Search for the images nearest to others.",
+            "backbones": "List the backbones that `--backbone` takes, or look into one. "
+            "`pyfeat backbones PATTERN` is `pyfeat backbones list PATTERN`.",
         }
-        _groups[name] = typer.Typer(help=helps[name], no_args_is_help=True, rich_markup_mode=None)
+        lists = name == "backbones"
+        _groups[name] = typer.Typer(
+            cls=ListByDefault if lists else None,
+            help=helps[name],
+            no_args_is_help=not lists,
+            rich_markup_mode=None,
+        )
         app.add_typer(_groups[name], name=name)
     return _groups[name]
 

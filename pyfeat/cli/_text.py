@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyfeat.backbones import BackboneDescription
     from pyfeat.jobs import ExtractSummary, FitSummary, QuickstartReport
 
 MAX_LISTED = 20
@@ -27,6 +28,43 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def backbone_text(b: BackboneDescription, *, inner: bool) -> str:
+    """Return what a backbone takes, gives and costs; of its layers the outer ones, or all."""
+    blocks = {layer.name for layer in b.layers if layer.is_block}
+    shown = [
+        layer
+        for layer in b.layers
+        if inner or not any(layer.name.startswith(f"{block}.") for block in blocks)
+    ]
+    facts = [
+        ("backbone", b.name),
+        ("source", b.source),
+        ("modality", b.modality),
+        ("input", ", ".join(f"{k} {v:,}" for k, v in b.input.items())),
+        ("preprocessing", ", ".join(f"{k} {v}" for k, v in b.preprocessing.items())),
+        ("dim", f"{b.dim:,}"),
+        ("parameters", f"{b.parameters:,}"),
+        ("FLOPs", f"{b.flops:,} (of one input; a multiplication with its addition is two)"),
+        ("chunk", "the whole batch" if b.chunk is None else f"{b.chunk} at a time on a CPU"),
+    ]
+    rows = [
+        (
+            layer.name,
+            "" if layer.index is None else str(layer.index),
+            layer.kind,
+            " x ".join(map(str, layer.shape)),
+            layer.parameters,
+            f"{layer.flops / 1e6:,.1f}",
+        )
+        for layer in shown
+    ]
+    lines = [f"{key:<13}  {value}" for key, value in facts]
+    lines += ["", table(("layer", "index", "kind", "shape", "parameters", "MFLOPs so far"), rows)]
+    if hidden := len(b.layers) - len(shown):
+        lines.append(f"{hidden:,} more inside of these (--all lists them)")
+    return "\n".join(lines)
 
 
 def extraction_text(s: ExtractSummary) -> str:

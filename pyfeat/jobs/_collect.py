@@ -122,7 +122,7 @@ def _listed(path: Path, column: str | None) -> list[str]:
     if path.suffix.lower() == ".txt":
         lines = path.read_text("utf-8-sig", errors="surrogateescape").splitlines()
         return [line.strip() for line in lines if line.strip()]
-    header, rows = _table(path)
+    header, rows = read_table(path)
     name = column if column is not None else ("path" if "path" in header else header[0])
     if name not in header:
         raise ValueError(f"column must be one of {header}, got {name!r} for {str(path)!r}")
@@ -130,7 +130,7 @@ def _listed(path: Path, column: str | None) -> list[str]:
     return [row[index] for row in rows if row[index]]
 
 
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of a CSV, TSV or parquet file, as text; null is empty."""
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
@@ -156,7 +156,7 @@ def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
     except ImportError:
         raise ImportError("parquet lists need pyarrow: pip install pyarrow") from None
     try:
-        table = pq.read_table(path)
+        table = pq.readread_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: must be a parquet file, got {error}") from None
     columns = [
@@ -186,7 +186,7 @@ def read_labels(file: str | os.PathLike[str]) -> dict[str, str]:
     source = Path(file)
     if not source.is_file():
         raise ValueError(f"labels must be 'folder' or a table, got {str(source)!r}: no such file")
-    header, rows = _table(source)
+    header, rows = read_table(source)
     if len(header) < 2:
         raise ValueError(f"labels must have two columns, path and label, got {header}")
     p = header.index("path") if "path" in header else 0
