@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyfeat.backbones import BackboneDescription
+    from pyfeat.backbones import BackboneDescription, Fidelity
     from pyfeat.jobs import ExtractSummary, FitSummary, QuickstartReport
 
 MAX_LISTED = 20
@@ -67,17 +67,42 @@ def backbone_text(b: BackboneDescription, *, inner: bool) -> str:
     return "\n".join(lines)
 
 
-def extraction_text(s: ExtractSummary) -> str:
-    """Return what a job did, with what it could not read."""
+def extraction_text(s: ExtractSummary, *, report: bool = False) -> str:
+    """Return what a job did, with what it could not read; with the report of its fidelity."""
+    noun = {"image": "images", "text": "texts", "audio": "recordings"}.get(s.modality, "inputs")
     lines = [
-        f"{s.total:,} images in {s.seconds:.1f} s ({s.images_per_second:,.0f}/s): "
+        f"{s.total:,} {noun} in {s.seconds:.1f} s ({s.images_per_second:,.0f}/s): "
         f"{s.computed:,} computed, {s.stored:,} from the store, {len(s.quarantined):,} not read",
         f"store {s.store}, space {s.space[:12]}",
     ]
+    if s.truncated:
+        lines.append(f"{s.truncated:,} texts were longer than the model takes, and were cut")
+    if s.choice is not None:
+        lines.append(f"engine {s.choice}")
+    if report and s.fidelity is not None:
+        lines += ["", fidelity_text(s.fidelity), ""]
     lines += [f"not read: {q.path}: {q.reason}" for q in s.quarantined[:MAX_LISTED]]
     if len(s.quarantined) > MAX_LISTED:
         lines.append(f"... and {len(s.quarantined) - MAX_LISTED:,} more (--json lists all)")
     return "\n".join(lines)
+
+
+def fidelity_text(f: Fidelity) -> str:
+    """Return what was measured, as a table; what was taken, and why; what could not run."""
+    header = ("engine", "precision", "mean cosine", "min cosine", "same neighbour", "inputs/s")
+    rows = [
+        (
+            m.engine,
+            m.precision,
+            f"{m.mean_cosine:.6f}",
+            f"{m.min_cosine:.6f}",
+            f"{m.same_neighbour:.1%}",
+            f"{m.per_second:,.1f}",
+        )
+        for m in f.measured
+    ]
+    refused = [f"not measured: {reason}" for reason in f.refused.values()]
+    return "\n".join([table(header, rows), f"taken: {f.reason()}", *refused])
 
 
 def fit_text(s: FitSummary) -> str:

@@ -7,17 +7,29 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from pyfeat._identity import Space
 from pyfeat.extract import Input
-from pyfeat.jobs._collect import LIST_SUFFIXES, Paths, collect, read_table
+from pyfeat.jobs._collect import LIST_SUFFIXES, collect, read_table
 
 TEXT_SUFFIX = ".txt"
 
 
+class Collected(list[Input]):
+    """Inputs with their names: what `collect_inputs` returns, and leaves alone when it gets it."""
+
+
+def modality_of_space(space: Space | None) -> str:
+    """Return "image", "text" or "audio": what rows of a space were made of."""
+    preparation = {} if space is None else space.parts.get("preprocessing", {})
+    marks = {"tokenizer": "text", "sample_rate": "audio"}
+    return next((marks[mark] for mark in marks if mark in preparation), "image")
+
+
 def collect_inputs(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Collected,
     modality: str,
     column: str | None = None,
-) -> list[Input]:
+) -> Collected:
     """Return the inputs that paths stand for, to a backbone of a modality.
 
     Parameters
@@ -33,14 +45,16 @@ def collect_inputs(
     ValueError
         As from `collect` and `collect_texts`.
     """
-    if modality == "text" and not isinstance(inputs, Paths):
+    if isinstance(inputs, Collected):
+        return inputs
+    if modality == "text":
         return collect_texts(inputs, column=column)
-    return [Input(path, path) for path in collect(inputs, column=column)]
+    return Collected(Input(path, path) for path in collect(inputs, column=column))
 
 
 def collect_texts(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, column: str | None = None
-) -> list[Input]:
+) -> Collected:
     """Return the texts that inputs stand for, in a fixed order.
 
     Parameters
@@ -56,7 +70,8 @@ def collect_texts(
 
     Returns
     -------
-    texts : list of Input
+    texts : Collected
+        A list of `Input`.
         Cells and lines are called `/folder/reviews.csv#17`, with the number of the row, the header
         not counted, or of the line; both from 1. Equal texts stay: each has its own name, and all
         of them one row in a store. Not checked to be readable, nor to be UTF-8.
@@ -75,7 +90,7 @@ def collect_texts(
     }  # a file that is given twice is read once
     if not found:
         raise ValueError(f"inputs must name at least one text, got {[os.fspath(i) for i in given]}")
-    return list(found.values())
+    return Collected(found.values())
 
 
 def _is_table(path: Path) -> bool:
