@@ -77,10 +77,10 @@ def extraction_text(s: ExtractSummary, *, report: bool = False) -> str:
     ]
     if s.truncated:
         lines.append(f"{s.truncated:,} texts were longer than the model takes, and were cut")
-    if s.choice is not None:
-        lines.append(f"engine {s.choice}")
     if report and s.fidelity is not None:
         lines += ["", fidelity_text(s.fidelity), ""]
+    elif s.choice is not None:
+        lines.append(f"engine {s.choice}")
     lines += [f"not read: {q.path}: {q.reason}" for q in s.quarantined[:MAX_LISTED]]
     if len(s.quarantined) > MAX_LISTED:
         lines.append(f"... and {len(s.quarantined) - MAX_LISTED:,} more (--json lists all)")

@@ -156,7 +156,7 @@ def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
     except ImportError:
         raise ImportError("parquet lists need pyarrow: pip install pyarrow") from None
     try:
-        table = pq.readread_table(path)
+        table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: must be a parquet file, got {error}") from None
     columns = [
