@@ -76,7 +76,7 @@ def extraction_text(s: ExtractSummary, *, report: bool = False) -> str:
         f"store {s.store}, space {s.space[:12]}",
     ]
     if s.truncated:
-        lines.append(f"{s.truncated:,} texts were longer than the model takes, and were cut")
+        lines.append(f"texts cut to what the model takes: {s.truncated:,}")
     if report and s.fidelity is not None:
         lines += ["", fidelity_text(s.fidelity), ""]
     elif s.choice is not None:
