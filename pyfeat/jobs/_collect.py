@@ -86,7 +86,7 @@ def _expand(item: str, column: str | None) -> Iterable[str]:
     if path.is_dir():
         # A folder with the name of an image is most likely a mistake: the job names it.
         named = [item] if path.suffix.lower() in IMAGE_SUFFIXES else []
-        return [*named, *_images_below(path)]
+        return [*named, *files_below(path, IMAGE_SUFFIXES)]
     if _is_list(path):
         return _listed(path, column)
     if os.path.lexists(item):
@@ -99,8 +99,8 @@ def _expand(item: str, column: str | None) -> Iterable[str]:
     raise ValueError(f"inputs must exist, got {item!r}: no such file or folder")
 
 
-def _images_below(folder: Path) -> Iterator[str]:
-    """Yield images and what cannot be looked into; links to folders are followed once."""
+def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[str]:
+    """Yield files by suffix, and what cannot be looked into; links to folders are followed once."""
     unreadable: list[str] = []
     seen = {os.path.realpath(folder)}
     walk = os.walk(folder, onerror=lambda e: unreadable.append(str(e.filename)), followlinks=True)
@@ -113,7 +113,7 @@ def _images_below(folder: Path) -> Iterator[str]:
                 fresh.append(name)
         folders[:] = sorted(fresh)
         for name in sorted([*names, *folders]):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            if Path(name).suffix.lower() in suffixes:
                 yield str(Path(parent, name))
     yield from unreadable
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyfeat._identity import Space
 from pyfeat.extract import Input
-from pyfeat.jobs._collect import LIST_SUFFIXES, collect, read_table
+from pyfeat.jobs._collect import LIST_SUFFIXES, collect, files_below, read_table
 
 TEXT_SUFFIX = ".txt"
 
@@ -101,7 +101,7 @@ def _is_table(path: Path) -> bool:
 def _expand(item: str, column: str | None) -> Iterable[Input]:
     path = Path(os.path.abspath(item))  # noqa: PTH100  symlinks stay as they are
     if path.is_dir():
-        return [Input(str(file), file) for file in _files_below(path)]
+        return [Input(name, Path(name)) for name in files_below(path, frozenset({TEXT_SUFFIX}))]
     if _is_table(path):
         return _cells(path, column)
     if path.suffix.lower() == TEXT_SUFFIX and path.is_file():
@@ -114,18 +114,6 @@ def _expand(item: str, column: str | None) -> Iterable[Input]:
             raise ValueError(f"inputs must match something, got the glob {item!r}: no match")
         return [text for match in matches for text in _expand(match, column)]
     raise ValueError(f"inputs must exist, got {item!r}: no such file or folder")
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    unreadable: list[Path] = []
-    for parent, folders, names in os.walk(
-        folder, onerror=lambda e: unreadable.append(Path(str(e.filename)))
-    ):
-        folders.sort()
-        for name in sorted(names):
-            if Path(name).suffix.lower() == TEXT_SUFFIX:
-                yield Path(parent, name)
-    yield from unreadable
 
 
 def _lines(path: Path) -> Iterator[Input]:

@@ -77,6 +77,15 @@ def test_files_of_a_folder_are_texts(tmp_path: Path) -> None:
     assert [item.value for item in found] == [Path(item.name) for item in found]
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("good")
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "top" / "round").symlink_to(tmp_path / "top")
+    assert [i.name for i in collect_texts(tmp_path / "top")] == [str(tmp_path / "top/link/a.txt")]
+
+
 def test_another_file_is_one_text(tmp_path: Path) -> None:
     (tmp_path / "letter.md").write_text("good\nfilm")
     assert [item.value for item in collect_texts(tmp_path / "letter.md")] == [
