@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyfeat.backbones._backbone import Backbone
+from pyfeat.backbones._describe import BackboneDescription, LayerDescription, describe
 from pyfeat.backbones._engine import ENGINES, check_engine
 from pyfeat.backbones._fidelity import Fidelity, Measured, choose_engine
 from pyfeat.backbones._layers import POOLINGS, Layers
@@ -16,14 +17,17 @@ __all__ = [
     "POOLINGS",
     "AudioPreprocessing",
     "Backbone",
+    "BackboneDescription",
     "BackboneName",
     "Fidelity",
+    "LayerDescription",
     "Layers",
     "Measured",
     "Tokenization",
     "bucket_of",
     "check_engine",
     "choose_engine",
+    "describe",
     "list_backbones",
     "load_backbone",
 ]

@@ -168,7 +168,7 @@ def freeze(
     module = module.to(device)
     example = _example(found.preprocessing, device)
     with torch.no_grad(), exact_float32(device):
-        output = _probe(module, example)
+        output = probe(module, example)
         if layers in (-1, OUTPUT) and pooling == "auto":
             layer: Any = "penultimate"
             shapes: tuple[tuple[int, ...], ...] = ((as_rows(output, 1).shape[1],),)
@@ -213,7 +213,12 @@ def _tap(
     if pooling != "auto":
         names = [last_map(module, example) if name == OUTPUT else name for name in names]
     tapped = Tapped(module, names, pooling)
-    shapes = tuple(tuple(row.shape[1:]) for row in tapped.pooled(*example))
+    rows = tapped.pooled(*example)
+    for name, row in zip(names, rows, strict=True):
+        if len(row) != len(example[0]):  # windows of an image, for example
+            rule = "give one map, sequence of tokens or row for an input"
+            raise ValueError(f"layers must {rule}, got {len(row)} from {name!r}")
+    shapes = tuple(tuple(row.shape[1:]) for row in rows)
     return tapped, names, shapes
 
 
@@ -240,7 +245,14 @@ def _example(preparation: Preparation, device: torch.device) -> Inputs:
     return tuple(t.to(device) for t in example_inputs(preparation, 1))
 
 
-def _probe(module: nn.Module, example: Inputs) -> Any:
+def probe(module: nn.Module, example: Inputs) -> Any:
+    """Return what a module gives for its first inputs.
+
+    Raises
+    ------
+    ValueError
+        If it does not take them.
+    """
     try:
         return module(*example)
     except _FORWARD_ERRORS as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -23,6 +24,11 @@ from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
 _LOADERS: dict[str, Any] = {"pyfeat": load_lite, "torchvision": load_torchvision, "timm": load_timm}
+# Sources whose weights are downloaded, and whose networks can be built without them.
+_WITHOUT_WEIGHTS: dict[str, Callable[[str, Any], Pretrained]] = {
+    "torchvision": partial(load_torchvision, pretrained=False),
+    "timm": partial(load_timm, pretrained=False),
+}
 
 
 def load_backbone(
@@ -97,7 +103,7 @@ def load_backbone(
     if isinstance(backbone, str):
         return _load_named(backbone, wanted, pooling, preprocessing, str(where))
     if isinstance(backbone, nn.Module):
-        return freeze(_take_module(backbone, preprocessing), where, wanted, pooling)
+        return freeze(take_module(backbone, preprocessing), where, wanted, pooling)
     raise TypeError(f"backbone must be a name or an nn.Module, got {type(backbone).__name__}")
 
 
@@ -125,12 +131,29 @@ def resolve_device(device: str | torch.device) -> torch.device:
 def _load_named(
     name: str, layers: Layers, pooling: str, preprocessing: Preparation | None, device: str
 ) -> Backbone:
+    return freeze(take_named(name, preprocessing), torch.device(device), layers, pooling)
+
+
+def take_named(name: str, preprocessing: Preparation | None, *, weights: bool = True) -> Pretrained:
+    """Return what the source of a name hands over.
+
+    Parameters
+    ----------
+    name : str
+    preprocessing : Preprocessing or None
+        None means the one that belongs to the weights.
+    weights : bool, default=True
+        False: random numbers instead of weights that would be downloaded.
+    """
     source, inner = find_source(name)
-    found = _LOADERS[source](inner, preprocessing)
-    return freeze(found, torch.device(device), layers, pooling)
+    if not weights and source in _WITHOUT_WEIGHTS:
+        return _WITHOUT_WEIGHTS[source](inner, preprocessing)
+    found: Pretrained = _LOADERS[source](inner, preprocessing)
+    return found
 
 
-def _take_module(module: nn.Module, preprocessing: Preparation | None) -> Pretrained:
+def take_module(module: nn.Module, preprocessing: Preparation | None) -> Pretrained:
+    """Return a copy of a module, checked, as a source hands it over."""
     name = class_name(module)
     _check_module(module)
     try:

@@ -28,7 +28,9 @@ def has_timm_model(name: str) -> bool:
     return bool(_timm().is_model(name))
 
 
-def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
+def load_timm(
+    name: str, preprocessing: Preprocessing | None, *, pretrained: bool = True
+) -> Pretrained:
     """Return a timm model without its classifier.
 
     Parameters
@@ -37,6 +39,8 @@ def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
         `ARCHITECTURE` for the default weights, or `ARCHITECTURE.TAG`.
     preprocessing : Preprocessing or None
         None means the one that belongs to the weights.
+    pretrained : bool, default=True
+        False: random weights, for a look at the network.
 
     Raises
     ------
@@ -63,7 +67,7 @@ def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
     )
     address = f"huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
     with explain_missing_weights(full_name, address, HF_HUB_CACHE):
-        module = timm.create_model(name, pretrained=True, num_classes=0)
+        module = timm.create_model(name, pretrained=pretrained, num_classes=0)
     return Pretrained(full_name, "timm", f"timm/{architecture}", module, chosen)
 
 

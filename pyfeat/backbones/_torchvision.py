@@ -11,6 +11,10 @@ from torch import nn
 from pyfeat.backbones._pretrained import INSTALL_HINT, Pretrained, explain_missing_weights
 from pyfeat.ops._preprocess import Preprocessing
 
+# What loading weights sets for these two.
+_INCEPTION = {"aux_logits": False, "transform_input": True, "init_weights": False}
+_UNTRAINED: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+
 
 def torchvision_names() -> list[str]:
     """Return the names of torchvision's classification models.
@@ -23,7 +27,9 @@ def torchvision_names() -> list[str]:
     return list(_models().list_models(module=_models()))
 
 
-def load_torchvision(name: str, preprocessing: Preprocessing | None) -> Pretrained:
+def load_torchvision(
+    name: str, preprocessing: Preprocessing | None, *, pretrained: bool = True
+) -> Pretrained:
     """Return a torchvision model without its classifier.
 
     Parameters
@@ -32,6 +38,8 @@ def load_torchvision(name: str, preprocessing: Preprocessing | None) -> Pretrain
         `NAME` for the default weights, or `NAME@WEIGHTS` such as "resnet50@IMAGENET1K_V1".
     preprocessing : Preprocessing or None
         None means the one that belongs to the weights.
+    pretrained : bool, default=True
+        False: random weights, for a look at the network.
 
     Raises
     ------
@@ -50,8 +58,11 @@ def load_torchvision(name: str, preprocessing: Preprocessing | None) -> Pretrain
     weights = choices[wanted or "DEFAULT"]
     full_name = f"torchvision/{architecture}@{weights.name}"
     cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    with explain_missing_weights(full_name, weights.url, str(cache)):
-        module = _models().get_model(architecture, weights=weights, progress=False)
+    if pretrained:
+        with explain_missing_weights(full_name, weights.url, str(cache)):
+            module = _models().get_model(architecture, weights=weights, progress=False)
+    else:
+        module = _models().get_model(architecture, **_UNTRAINED.get(architecture, {}))
     drop_classifier(module, len(weights.meta["categories"]))
     return Pretrained(
         full_name,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from pyfeat.backbones import ENGINES, Backbone, Fidelity, choose_engine
 from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input
 from pyfeat.extract._readers import reader_of
+from pyfeat.store import FeatureStore
 
 SAMPLE = 32
 _KEPT = 4
@@ -61,9 +64,10 @@ def on_engine(
     if (wish.engine, wish.precision) == ("torch", "fp32"):
         return backbone, None
     key = canonical_json([backbone.parts, str(backbone.device), repr(wish)])
+    pair = _earlier(backbone, wish, stored) if wish.is_open else None
+    if pair is not None and (key not in _made or engine_of(_made[key][0].parts) != pair):
+        return on_engine(backbone, replace(wish, engine=pair[0], precision=pair[1]), inputs, ())
     if key not in _made:
-        if wish.is_open and (pair := _earlier(backbone, wish, stored)) is not None:
-            return on_engine(backbone, Wish(*pair, wish.min_cosine, wish.decode), inputs, ())
         _made[key] = _make(backbone, wish, inputs)
         while len(_made) > _KEPT:
             _made.popitem(last=False)
@@ -85,6 +89,33 @@ def _make(
         precision=wish.precision,
         min_cosine=wish.min_cosine,
     )
+
+
+def engine_of(parts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return engine and precision of the rows of a space, in the words of `FeatureExtractor`."""
+    precision = str(parts["precision"])
+    return str(parts.get("engine", "torch")), "fp32" if precision == "float32" else precision
+
+
+def stored_spaces(store: str | os.PathLike[str] | FeatureStore | None) -> list[Space]:
+    """Return the spaces of a store, none where there is no store yet."""
+    if isinstance(store, FeatureStore):
+        return [store.space]
+    return FeatureStore.spaces(store) if store is not None and Path(store).is_dir() else []
+
+
+def measure(backbone: Backbone, wish: Wish, inputs: Sequence[Input]) -> Fidelity:
+    """Return how true one engine is, whatever a wish accepts.
+
+    Raises
+    ------
+    ValueError
+        If no input of the sample can be read.
+    """
+    sample = sample_of(backbone, inputs, wish.decode)
+    return choose_engine(
+        backbone, sample, engine=wish.engine, precision=wish.precision, min_cosine=-1
+    )[1]
 
 
 def sample_of(backbone: Backbone, inputs: Sequence[Input], decode: str) -> list[tuple[Tensor, ...]]:
@@ -120,10 +151,8 @@ def _earlier(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> tuple[s
     for space in stored:
         if own != {k: v for k, v in space.parts.items() if k not in chosen}:
             continue
-        engine = str(space.parts.get("engine", "torch"))
-        precision = str(space.parts["precision"])
-        pair = (engine, "fp32" if precision == "float32" else precision)
+        pair = engine_of(space.parts)
         fits = wish.engine in ("auto", pair[0]) and wish.precision in ("auto", pair[1])
-        if fits and ENGINES[engine].refuses(pair[1], backbone.device) is None:
+        if fits and ENGINES[pair[0]].refuses(pair[1], backbone.device) is None:
             return pair
     return None

@@ -98,6 +98,8 @@ class TextReader:
     def content(self, value: Any, name: str) -> Content:
         """Return the text."""
         if isinstance(value, str):
+            if not _is_utf8(value):  # bytes of a file that was read with `surrogateescape`
+                raise InputError(name, "it is no UTF-8 text: it has lone surrogates")
             return value
         if isinstance(value, os.PathLike):
             value = read_file(Path(value))
@@ -139,3 +141,11 @@ class TextReader:
     def bucket(self, tensor: Tensor) -> int:
         """Return the length to which the tokens are filled up."""
         return bucket_of(len(tensor), self._tokenization.max_length)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -14,7 +14,7 @@ import numpy as np
 from pyfeat._identity import Space, check_same_space
 from pyfeat.extract import FeatureExtractor
 from pyfeat.heads import LogisticHead
-from pyfeat.jobs._collect import collect
+from pyfeat.jobs._collect_texts import collect_inputs
 from pyfeat.jobs._extract import ExtractSummary, Inputs, extract_items
 from pyfeat.ops import Preprocessing
 from pyfeat.store import FeatureStore
@@ -81,13 +81,18 @@ def extractor_of(space: Space) -> FeatureExtractor:
         pooling=parts["pooling"] if tapped else "auto",
         engine=parts.get("engine", "torch"),
         precision="fp32" if precision == "float32" else precision,
-        preprocessing=Preprocessing.from_parts(parts["preprocessing"]),
+        preprocessing=_image_preprocessing(parts["preprocessing"]),
         dtype=space.dtype,
         deterministic=bool(parts.get("deterministic", False)),
         decode=parts.get("decode", "exact"),
     )
     check_same_space(space, extractor.get_space(), "the backbone")
     return extractor
+
+
+def _image_preprocessing(parts: dict[str, Any]) -> Preprocessing | None:
+    """Return what images go through; texts and recordings what the backbone's name brings."""
+    return Preprocessing.from_parts(parts) if "crop" in parts else None
 
 
 def predict(
@@ -127,9 +132,9 @@ def predict(
     if head.space_ is None:
         raise ValueError(f"model must know its space, got {os.fspath(model)!r} trained on an array")
     extractor = extractor_of(head.space_)
-    paths = collect(inputs, column=column)
+    collected = collect_inputs(inputs, extractor.modality, column)
     with _folder(store) as folder:
-        summary, items = extract_items(paths, folder, extractor, progress)
+        summary, items = extract_items(collected, folder, extractor, progress)
         read = [(i.name, i.key) for i in items if i.key is not None]
         view = FeatureStore(folder, head.space_, mode="r").view([k for _, k in read])
         predictions = []
