@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,20 +13,20 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from torch import nn
 
-from pyfeat._identity import ROW_DTYPES, Space, check_same_space
-from pyfeat.backbones import Backbone, Layers, check_engine, load_backbone
-from pyfeat.errors import InputError
+from pyfeat._identity import Space
+from pyfeat.backbones import Backbone, Layers, load_backbone
 from pyfeat.extract._choice import Wish, on_engine
 from pyfeat.extract._inputs import Input, as_inputs
-from pyfeat.extract._progress import progress_of
-from pyfeat.extract._run import RunOptions, row_space, run
-from pyfeat.ops import DECODE_MODES, Preprocessing
+from pyfeat.extract._parameters import check_parameters
+from pyfeat.extract._run import RunOptions, row_space
+from pyfeat.extract._text_tower import TextTower
+from pyfeat.extract._transform import Progress, rows_of
+from pyfeat.ops import Preprocessing
 from pyfeat.store import FeatureStore
-
-Progress = bool | Callable[[int, int], None]
 
 
 class FeatureExtractor(
+    TextTower,
     ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]  # scikit-learn has no types
     TransformerMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
@@ -63,6 +61,11 @@ class FeatureExtractor(
         float32.
     preprocessing : Preprocessing, optional
         Size, crop, filter, mean and deviation; by default what the weights were trained with.
+    video : {"avg", "max"}, optional
+        Inputs are videos: an image backbone is given frames of each, and the rows of the frames are
+        averaged, or pooled by their maximum.
+    frames : int, default=8
+        How many frames of a video, the middle ones of equal segments; of a shorter one all.
     dtype : {"float32", "float16"}, default="float32"
         Type of the rows, returned and stored.
     batch_size : int or "auto", default="auto"
@@ -90,7 +93,8 @@ class FeatureExtractor(
         What "auto" measured; None where nothing was to be chosen, or the store held rows of an
         earlier choice, which is kept.
     n_truncated_ : int
-        Texts of the last `transform` that were longer than the model takes, and were cut.
+        Texts of the last `transform` or `transform_text` that were longer than the model takes, and
+        were cut.
 
     Raises
     ------
@@ -106,6 +110,7 @@ class FeatureExtractor(
     -----
     Inputs are paths, encoded `bytes`, PIL images or uint8 arrays (h, w), (h, w, 1), (h, w, 3) or
     (h, w, 4), in a list, an object array, a pandas or polars column; or one array (n, h, w, c).
+    Videos are paths, bytes or uint8 arrays (t, h, w, 3), read by PyAV (see `VideoReader`).
     EXIF orientation is applied, alpha is dropped, 16-bit images are scaled to 8 bits, of an
     animation the first frame is taken.
 
@@ -135,6 +140,8 @@ class FeatureExtractor(
         precision: str = "fp32",
         min_cosine: float = 0.995,
         preprocessing: Preprocessing | None = None,
+        video: str | None = None,
+        frames: int = 8,
         dtype: str = "float32",
         batch_size: int | str = "auto",
         device: Any = "auto",
@@ -151,6 +158,8 @@ class FeatureExtractor(
         self.precision = precision
         self.min_cosine = min_cosine
         self.preprocessing = preprocessing
+        self.video = video
+        self.frames = frames
         self.dtype = dtype
         self.batch_size = batch_size
         self.device = device
@@ -196,14 +205,15 @@ class FeatureExtractor(
         base = self._base()
         inputs = as_inputs(X, base.modality)
         backbone = self._on_engine(base, inputs)
-        rows = np.full((len(inputs), backbone.dim), np.nan, self.dtype)
-        if not inputs:
-            return rows
-        with self._open_store() as store:
-            keys = self._run(inputs, backbone, store, rows)
-            if store is not None and keys:
-                rows[list(keys)] = store.get(list(keys.values()))
-        return rows.reshape(-1, *backbone.shapes[0]) if len(backbone.shapes) == 1 else rows
+        rows, self.n_truncated_ = rows_of(
+            inputs,
+            backbone,
+            (self.store, self.space_),
+            RunOptions(self.batch_size, self.deterministic, self.dtype, self.decode),
+            raises=self.on_error == "raise",
+            progress=self.progress,
+        )
+        return rows
 
     def split(self, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Take rows of several layers apart.
@@ -290,14 +300,15 @@ class FeatureExtractor(
         return Wish(self.engine, self.precision, self.min_cosine, self.decode)
 
     def _base(self) -> Backbone:
-        self._check_parameters()
-        return load_backbone(
+        check_parameters(self)
+        backbone = load_backbone(
             self.backbone,
             layers=self.layers,
             pooling=self.pooling,
             preprocessing=self.preprocessing,
             device=self.device,
         )
+        return backbone if self.video is None else backbone.on_videos(self.video, self.frames)
 
     def _on_engine(self, base: Backbone, inputs: list[Input] | None) -> Backbone:
         stored = self._stored_spaces() if self._wish.is_open else []
@@ -310,53 +321,3 @@ class FeatureExtractor(
             return [self.store.space]
         exists = self.store is not None and Path(self.store).is_dir()
         return FeatureStore.spaces(self.store) if self.store is not None and exists else []
-
-    def _check_parameters(self) -> None:
-        check_engine(self.engine, self.precision)
-        if not isinstance(self.min_cosine, (int, float)) or not -1 <= self.min_cosine <= 1:
-            raise ValueError(f"min_cosine must be in [-1, 1], got {self.min_cosine!r}")
-        if self.dtype not in ROW_DTYPES:
-            raise ValueError(f"dtype must be one of {list(ROW_DTYPES)}, got {self.dtype!r}")
-        if self.decode not in DECODE_MODES:
-            raise ValueError(f"decode must be one of {list(DECODE_MODES)}, got {self.decode!r}")
-        if self.on_error not in ("raise", "nan"):
-            raise ValueError(f"on_error must be 'raise' or 'nan', got {self.on_error!r}")
-        size = self.batch_size
-        is_count = isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size >= 1
-        if size != "auto" and not is_count:
-            raise ValueError(f"batch_size must be 'auto' or a positive integer, got {size!r}")
-
-    @contextmanager
-    def _open_store(self) -> Iterator[FeatureStore | None]:
-        if self.store is None:
-            yield None
-        elif isinstance(self.store, FeatureStore):
-            check_same_space(self.space_, self.store.space, "store")
-            yield self.store  # its owner closes it
-        else:
-            with FeatureStore(self.store, self.space_) as store:
-                yield store
-
-    def _run(
-        self,
-        inputs: list[Input],
-        backbone: Backbone,
-        store: FeatureStore | None,
-        rows: NDArray[Any],
-    ) -> dict[int, bytes]:
-        """Compute what is missing into `rows`; return the keys of rows that the store has."""
-        in_store: dict[int, bytes] = {}
-        self.n_truncated_ = 0
-        options = RunOptions(self.batch_size, self.deterministic, self.dtype, self.decode)
-        outcomes = run(inputs, backbone, store, options)
-        with progress_of(self.progress, len(inputs)) as advance, closing(outcomes):
-            for outcome in outcomes:
-                if outcome.status == "bad" and self.on_error == "raise":
-                    raise InputError(inputs[outcome.position].name, outcome.reason)
-                self.n_truncated_ += outcome.cut
-                if outcome.row is not None:
-                    rows[outcome.position] = outcome.row
-                elif outcome.key is not None:
-                    in_store[outcome.position] = outcome.key
-                advance()
-        return in_store
