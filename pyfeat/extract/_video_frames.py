@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ _FORMATS = (
     "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,gif,apng,mxf,nut,"
     "ivf,h264,hevc,m4v,dv,rm,vob,wtv,yuv4mpegpipe"
 )
+
+
+Key = tuple[int, int]  # when a key frame is shown, and when it is decoded
 
 
 class _NotTimed(Exception):
@@ -104,8 +108,8 @@ def _sampled(container: Any, stream: Any, count: int, name: str, seek: bool) -> 
     return found
 
 
-def _timeline(container: Any, stream: Any, name: str) -> tuple[list[int], list[int]]:
-    """Return when frames are shown, and when key frames are; nothing where that is not known."""
+def _timeline(container: Any, stream: Any, name: str) -> tuple[list[int], list[Key]]:
+    """Return when frames are shown, and the key frames among them; nothing where that is not known."""
     times, keys = [], []
     timed = True
     for packet in container.demux(stream):
@@ -117,7 +121,7 @@ def _timeline(container: Any, stream: Any, name: str) -> tuple[list[int], list[i
             timed = timed and packet.pts is not None
             times.append(packet.pts)
             if packet.is_keyframe:
-                keys.append(packet.pts)
+                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
     if not timed or len(set(times)) < len(times):
         return [], []
     _check_whole(stream, times, name)
@@ -144,17 +148,18 @@ def _seconds(text: str) -> float | None:
         return None
 
 
-def _at_times(container: Any, stream: Any, wanted: Sequence[int], keys: Sequence[int]) -> list[Any]:
+def _at_times(container: Any, stream: Any, wanted: Sequence[int], keys: Sequence[Key]) -> list[Any]:
     """Return the frames shown at times that grow, decoding from the last key frame before each."""
     found = []
     frames: Iterator[Any] = iter(())
     at: int | None = None
     for time in wanted:
-        if bisect_right(keys, time) == 0:
+        before = bisect_right(keys, time, key=itemgetter(0))
+        if before == 0:
             raise _NotTimed
-        start = keys[bisect_right(keys, time) - 1]
-        if at is None or start > at:
-            frames = _from_key(container, stream, start)
+        key = keys[before - 1]
+        if at is None or key[0] > at:
+            frames = _from_key(container, stream, key)
         for frame in frames:
             at = frame.pts
             if at is None or at >= time:
@@ -167,15 +172,18 @@ def _at_times(container: Any, stream: Any, wanted: Sequence[int], keys: Sequence
     return found
 
 
-def _from_key(container: Any, stream: Any, start: int) -> Iterator[Any]:
-    container.seek(start, stream=stream)
-    first = True
-    for packet in container.demux(stream):
-        # Behind it, frames that lean on what was skipped might be shown.
-        if first and (packet.pts is None or packet.pts > start):
-            raise _NotTimed
-        first = False
-        yield from packet.decode()
+def _from_key(container: Any, stream: Any, key: Key) -> Iterator[Any]:
+    for time in key:  # some containers seek by when frames are shown, some by when decoded
+        container.seek(time, stream=stream)
+        packets = container.demux(stream)
+        first = next(packets)
+        # Behind the key frame, frames that lean on what was skipped might be shown.
+        if first.pts is not None and first.pts <= key[0]:
+            yield from first.decode()
+            for packet in packets:
+                yield from packet.decode()
+            return
+    raise _NotTimed
 
 
 def _from_start(container: Any, stream: Any) -> Iterator[Any]:
