@@ -109,7 +109,7 @@ def _sampled(container: Any, stream: Any, count: int, name: str, seek: bool) -> 
 
 
 def _timeline(container: Any, stream: Any, name: str) -> tuple[list[int], list[Key]]:
-    """Return when frames are shown, and the key frames among them; nothing where that is not known."""
+    """Return when frames are shown, and the key frames among them; none where nothing says it."""
     times, keys = [], []
     timed = True
     for packet in container.demux(stream):

@@ -208,17 +208,11 @@ def damaged() -> dict[str, bytes]:
 
 
 def test_damaged_file_is_an_input_error_with_a_reason(damaged, backbone, tmp_path: Path) -> None:
-    read = []
     for kind, content in damaged.items():
-        path = tmp_path / "clip.mkv"
+        path = tmp_path / f"{kind}.mkv"
         path.write_bytes(content)
-        try:
+        with pytest.raises(InputError, match=rf"{kind}\.mkv: it \w+"):
             extractor(backbone).transform([path])
-        except InputError as error:
-            assert error.reason.startswith("it ")
-        else:
-            read.append(kind)
-    assert read == []
 
 
 @pytest.mark.parametrize(
