@@ -141,3 +141,26 @@ def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises((OSError, ValueError), match="tokenizer"):
         extractor(tmp_path).transform_text(TEXTS)
+
+
+def test_text_tower_takes_no_videos(towers) -> None:
+    with pytest.raises(ValueError, match="must take images to take videos, got text"):
+        load_backbone(f"hf/{towers[1]}#text", device="cpu").on_videos()
+
+
+def test_row_of_a_video_lies_in_the_space_of_texts(towers, photos) -> None:
+    own = extractor(towers[1], video="avg", frames=3)
+    mean = extractor(towers[1]).transform(photos).mean(axis=0)
+    bound = 8 * np.finfo(np.float32).eps
+    expected = mean / np.linalg.norm(mean)
+    np.testing.assert_allclose(own.transform(photos[None])[0], expected, atol=bound)
+    assert own.transform_text(TEXTS).shape == (4, len(mean))
+
+
+def test_towers_run_on_the_engine_that_was_asked_for(towers, photos) -> None:
+    pytest.importorskip("openvino")
+    exact, fast = extractor(towers[1]), extractor(towers[1], engine="openvino")
+    np.testing.assert_allclose(fast.transform(photos), exact.transform(photos), atol=PARITY)
+    texts = fast.transform_text(TEXTS)
+    np.testing.assert_allclose(texts, exact.transform_text(TEXTS), atol=PARITY)
+    assert fast.get_text_space().parts["engine"] == "openvino"
