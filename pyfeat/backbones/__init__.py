@@ -8,7 +8,12 @@ from pyfeat.backbones._engine import ENGINES, check_engine
 from pyfeat.backbones._fidelity import Fidelity, Measured, choose_engine
 from pyfeat.backbones._layers import POOLINGS, Layers
 from pyfeat.backbones._load import DEFAULT_BACKBONE, load_backbone
-from pyfeat.backbones._modality import AudioPreprocessing, Tokenization, bucket_of
+from pyfeat.backbones._modality import (
+    AudioPreprocessing,
+    Tokenization,
+    VideoPreprocessing,
+    bucket_of,
+)
 from pyfeat.backbones._names import BackboneName, list_backbones
 
 __all__ = [
@@ -24,6 +29,7 @@ __all__ = [
     "Layers",
     "Measured",
     "Tokenization",
+    "VideoPreprocessing",
     "bucket_of",
     "check_engine",
     "choose_engine",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,10 +14,17 @@ from torch import Tensor, nn
 from pyfeat.backbones._engine import Engine, Inputs, make_engine
 from pyfeat.backbones._freeze import make_fast
 from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
-from pyfeat.backbones._modality import Preparation, check_inputs, example_inputs, modality_of
+from pyfeat.backbones._modality import (
+    Preparation,
+    VideoPreprocessing,
+    check_inputs,
+    example_inputs,
+    modality_of,
+)
 from pyfeat.backbones._precision import exact_float32
-from pyfeat.backbones._pretrained import Pretrained
+from pyfeat.backbones._pretrained import Joint, Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
+from pyfeat.ops._preprocess import Preprocessing
 
 # What the code of a module raises for inputs that it was not made for.
 _FORWARD_ERRORS = (
@@ -49,15 +58,19 @@ class Backbone:
         Where it computes.
     parts : dict of JSON values
         What identifies the rows (see `pyfeat.Space`): source, name, weights, architecture, layer,
-        pooling, preprocessing, precision, numerics; `engine` where it is not torch.
+        pooling, preprocessing, precision, numerics; `engine` where it is not torch, `video` where
+        it takes videos, `joint` where it is one of two towers.
     shapes : tuple of tuple of int
         Shape of what each layer adds to a row: (d,), or with `pooling="none"` that of its map or
         tokens. Their sizes add up to `dim`.
     l2 : bool
-        Whether the row of a recording, the mean of the rows of its windows, has norm 1.
+        Whether the row of a recording or video, pooled from those of its windows or frames, has
+        norm 1.
     chunk : int or None
         How many inputs are computed at a time on a CPU. Any multiple of it is a good batch size.
         None, on a GPU: the whole batch.
+    joint : Joint or None
+        The space that it shares with the other tower of its model.
 
     Notes
     -----
@@ -79,10 +92,12 @@ class Backbone:
     chunk: int | None
     _module: nn.Module = field(repr=False)
     _engine: Engine = field(repr=False)
+    joint: Joint | None = None
+    _text: Callable[[], Backbone] | None = field(default=None, repr=False)
 
     @property
     def modality(self) -> str:
-        """What it takes: "image", "text" or "audio"."""
+        """What it takes: "image", "text", "audio" or "video"."""
         return modality_of(self.preprocessing)
 
     def __call__(self, *batch: Tensor) -> Tensor:
@@ -91,8 +106,9 @@ class Backbone:
         Parameters
         ----------
         *batch : Tensor
-            Images: (n, 3, crop, crop), float32, preprocessed. Texts: tokens and mask, both
-            (n, length), int64. Recordings: (n, samples), float32. On any device. Not changed.
+            Images, or frames of videos: (n, 3, crop, crop), float32, preprocessed. Texts: tokens
+            and mask, both (n, length), int64. Recordings: (n, samples), float32. On any device.
+            Not changed.
 
         Returns
         -------
@@ -137,6 +153,42 @@ class Backbone:
             parts["engine"] = engine
         return replace(self, parts=parts, chunk=run.chunk, _engine=run)
 
+    def on_videos(self, pooling: str = "avg", frames: Any = 8) -> Backbone:
+        """Return the same network for videos: the rows of frames become one.
+
+        Parameters
+        ----------
+        pooling : {"avg", "max"}, default="avg"
+        frames : int, default=8
+            How many frames of a video. Range [1, inf).
+
+        Raises
+        ------
+        ValueError
+            If it takes no images, or there is no such pooling or number.
+        """
+        if not isinstance(self.preprocessing, Preprocessing):
+            raise ValueError(f"backbone must take images to take videos, got {self.modality}")
+        if pooling not in ("avg", "max"):
+            raise ValueError(f"video must be one of ['avg', 'max'], got {pooling!r}")
+        if isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1:
+            raise ValueError(f"frames must be a positive integer, got {frames!r}")
+        video = VideoPreprocessing(self.preprocessing, int(frames), pooling)
+        return replace(self, preprocessing=video, parts={**self.parts, "video": video.to_parts()})
+
+    def text_tower(self) -> Backbone:
+        """Return the tower that brings texts into the space of this one's images; loaded once.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or this backbone gives other rows than those that both towers share.
+        """
+        if self._text is None:
+            rule = "have a text tower, and layers and pooling be those of the model (-1, 'auto')"
+            raise ValueError(f"backbone must {rule}, got {self.name!r}")
+        return self._text()
+
 
 class _Averaged(nn.Module):
     """Maps averaged over height and width."""
@@ -167,9 +219,10 @@ def freeze(
     weights = weights_hash(tensors)
     module = module.to(device)
     example = _example(found.preprocessing, device)
+    own = layers in (-1, OUTPUT) and pooling == "auto"
     with torch.no_grad(), exact_float32(device):
         output = probe(module, example)
-        if layers in (-1, OUTPUT) and pooling == "auto":
+        if own:
             layer: Any = "penultimate"
             shapes: tuple[tuple[int, ...], ...] = ((as_rows(output, 1).shape[1],),)
             pooling = "avg" if output.ndim == 4 else "module"
@@ -190,6 +243,9 @@ def freeze(
     }
     if found.l2:
         parts["l2"] = True
+    joint = found.joint if own else None
+    if joint is not None:
+        parts["joint"] = joint.to_parts()
     dim = sum(torch.Size(s).numel() for s in shapes)
     engine = make_engine("torch", "fp32", module, example, device)
     return Backbone(
@@ -203,7 +259,14 @@ def freeze(
         engine.chunk,
         module,
         engine,
+        joint,
+        _text_loader(found, device) if own else None,
     )
+
+
+def _text_loader(found: Pretrained, device: torch.device) -> Callable[[], Backbone] | None:
+    load = found.text
+    return None if load is None else cache(lambda: freeze(load(), device))
 
 
 def _tap(

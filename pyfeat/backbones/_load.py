@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyfeat.backbones._backbone import Backbone, freeze
+from pyfeat.backbones._clip import load_clip
 from pyfeat.backbones._layers import POOLINGS, Layers
 from pyfeat.backbones._lite import load_lite
 from pyfeat.backbones._modality import Preparation
@@ -23,7 +24,12 @@ from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
-_LOADERS: dict[str, Any] = {"pyfeat": load_lite, "torchvision": load_torchvision, "timm": load_timm}
+_LOADERS: dict[str, Any] = {
+    "pyfeat": load_lite,
+    "torchvision": load_torchvision,
+    "timm": load_timm,
+    "hf": load_clip,
+}
 # Sources whose weights are downloaded, and whose networks can be built without them.
 _WITHOUT_WEIGHTS: dict[str, Callable[[str, Any], Pretrained]] = {
     "torchvision": partial(load_torchvision, pretrained=False),
@@ -47,6 +53,8 @@ def load_backbone(
         - "efficientnet_lite0": ImageNet weights from a Python package, no download;
         - "torchvision/NAME" or "torchvision/NAME@WEIGHTS", "timm/NAME" or "timm/NAME.TAG": the
           weights are downloaded on first use, without @WEIGHTS or .TAG the default ones;
+        - "hf/FOLDER": a CLIP or SigLIP model of transformers, its image tower; "hf/FOLDER#text" its
+          text tower;
         - a bare name: torchvision's model of that name, else timm's;
         - a module that maps (n, 3, crop, crop) to (n, d) or to (n, c, h, w), which is averaged
           over h and w. It is copied: training it further changes neither the rows of this backbone

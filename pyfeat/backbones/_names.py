@@ -77,6 +77,8 @@ def find_source(name: str) -> tuple[str, str]:
     """
     if name in _lite.NAMES:
         return "pyfeat", name
+    if name.startswith("hf/"):
+        return "hf", name[3:]
     prefix, slash, rest = name.partition("/")
     bare = rest if slash else name
     for source, knows in (("torchvision", _torchvision_has), ("timm", has_timm_model)):

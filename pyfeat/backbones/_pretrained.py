@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,29 @@ IMAGENET = Preprocessing(
 )
 
 
+@dataclass(frozen=True)
+class Joint:
+    """The space that the two towers of a model share.
+
+    Parameters
+    ----------
+    model : str
+        Hash of the weights of both towers.
+    tower : {"image", "text"}
+        Which of them this is.
+    logit_scale : float
+        What the model multiplies the cosine of an image and a text with, before a softmax.
+    """
+
+    model: str
+    tower: str
+    logit_scale: float
+
+    def to_parts(self) -> dict[str, Any]:
+        """Return what makes rows of two towers comparable, for a fingerprint."""
+        return {"model": self.model, "tower": self.tower}
+
+
 @dataclass(frozen=True, eq=False)
 class Pretrained:
     """A module without its classifier, as its source hands it over: not yet frozen.
@@ -45,6 +68,10 @@ class Pretrained:
         What the weights were trained with, or what the caller wants instead.
     l2 : bool
         Whether the mean of the rows of several windows is brought to norm 1.
+    text : callable, optional
+        Loads the text tower, whose rows are of the same space as those of this image tower.
+    joint : Joint, optional
+        The space that both towers share; both say it.
     """
 
     name: str
@@ -53,6 +80,8 @@ class Pretrained:
     module: nn.Module
     preprocessing: Preparation
     l2: bool = False
+    text: Callable[[], Pretrained] | None = None
+    joint: Joint | None = None
 
 
 @contextmanager

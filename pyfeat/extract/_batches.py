@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,17 +33,25 @@ class Batches:
         memory runs out.
     on_gpu : bool
         Whether `forward` runs on a GPU.
+    per_input : int
+        Images or windows of one input, by which "auto" is divided.
     one_by_one : bool
         One input a call, so that no kernel is chosen by the number of inputs.
     """
 
     def __init__(
-        self, forward: Forward, size: int | str, *, on_gpu: bool = False, one_by_one: bool = False
+        self,
+        forward: Forward,
+        size: int | str,
+        *,
+        on_gpu: bool = False,
+        per_input: int = 1,
+        one_by_one: bool = False,
     ) -> None:
         self._forward = forward
         self._may_shrink = size == "auto"
         self._one_by_one = one_by_one
-        automatic = AUTO_CUDA if on_gpu else AUTO_CPU
+        automatic = max(1, (AUTO_CUDA if on_gpu else AUTO_CPU) // per_input)
         self.size = int(automatic if size == "auto" else size)
 
     def __call__(self, tensors: Sequence[Tensor]) -> NDArray[np.float32]:
@@ -70,14 +79,19 @@ class Batches:
 
 
 def forward_of(backbone: Backbone, reader: Reader) -> Forward:
-    """Return what makes rows of the tensors of inputs: windows of one recording are averaged."""
+    """Return what makes rows of the tensors of inputs.
+
+    The rows of the windows of one recording, or of the frames of one video, are averaged; those of
+    frames may be pooled by their maximum instead.
+    """
+    pool: Any = np.max if getattr(backbone.preprocessing, "pooling", "avg") == "max" else np.mean
 
     def forward(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
         batch, counts = reader.collate(tensors)
         rows: NDArray[np.float32] = backbone(*batch).cpu().numpy()
         if len(rows) > len(counts):
             ends = np.cumsum([0, *counts])
-            rows = np.stack([rows[a:b].mean(axis=0) for a, b in pairwise(ends)])
+            rows = np.stack([pool(rows[a:b], axis=0) for a, b in pairwise(ends)])
         if backbone.l2:
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return rows

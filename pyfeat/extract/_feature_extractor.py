@@ -17,13 +17,14 @@ from pyfeat.extract._parameters import check_parameters
 from pyfeat.extract._rows import split_rows
 from pyfeat.extract._run import RunOptions, row_space
 from pyfeat.extract._stateless import StatelessTransformer
+from pyfeat.extract._text_tower import TextTower
 from pyfeat.extract._transform import Progress, rows_of
 from pyfeat.ops import Preprocessing
 from pyfeat.store import FeatureStore
 
 
-class FeatureExtractor(StatelessTransformer):
-    """Turn images, texts or recordings into rows of features with a frozen, pretrained backbone.
+class FeatureExtractor(TextTower, StatelessTransformer):
+    """Turn images, texts, recordings or videos into rows with a frozen, pretrained backbone.
 
     Stateless: `fit` only checks the parameters, `transform` may be called without it. Works in a
     scikit-learn `Pipeline`; with a store, the clones that cross-validation and grid search make all
@@ -54,6 +55,11 @@ class FeatureExtractor(StatelessTransformer):
         float32.
     preprocessing : Preprocessing, optional
         Size, crop, filter, mean and deviation; by default what the weights were trained with.
+    video : {"avg", "max"}, optional
+        Inputs are videos: an image backbone is given frames of each, and the rows of the frames are
+        averaged, or pooled by their maximum.
+    frames : int, default=8
+        How many frames of a video, the middle ones of equal segments; of a shorter one all.
     dtype : {"float32", "float16"}, default="float32"
         Type of the rows, returned and stored.
     batch_size : int or "auto", default="auto"
@@ -81,7 +87,8 @@ class FeatureExtractor(StatelessTransformer):
         What "auto" measured; None where nothing was to be chosen, or the store held rows of an
         earlier choice, which is kept.
     n_truncated_ : int
-        Texts that the last `transform` computed and had to cut: longer than the model takes.
+        Texts that the last `transform` or `transform_text` computed and had to cut: longer than
+        the model takes.
 
     Raises
     ------
@@ -105,6 +112,7 @@ class FeatureExtractor(StatelessTransformer):
     - Recordings: paths and encoded `bytes` (wav, flac, ogg, mp3), or rows of samples at the rate of
       the model; or one array (n, samples). Channels are averaged, other rates resampled, and the
       rows of the windows of a long recording averaged.
+    - Videos: paths, bytes or uint8 arrays (t, h, w, 3), read by PyAV (see `VideoReader`).
 
     On a CPU the bits of a row never depend on the batch. On a GPU they may without `deterministic`:
     kernels are chosen by the size of the batch. Where a CPU is made to run whole batches too, rows
@@ -132,6 +140,8 @@ class FeatureExtractor(StatelessTransformer):
         precision: str = "fp32",
         min_cosine: float = 0.995,
         preprocessing: Preprocessing | None = None,
+        video: str | None = None,
+        frames: int = 8,
         dtype: str = "float32",
         batch_size: int | str = "auto",
         device: Any = "auto",
@@ -148,6 +158,8 @@ class FeatureExtractor(StatelessTransformer):
         self.precision = precision
         self.min_cosine = min_cosine
         self.preprocessing = preprocessing
+        self.video = video
+        self.frames = frames
         self.dtype = dtype
         self.batch_size = batch_size
         self.device = device
@@ -297,13 +309,14 @@ class FeatureExtractor(StatelessTransformer):
 
     def _base(self) -> Backbone:
         check_parameters(self)
-        return load_backbone(
+        backbone = load_backbone(
             self.backbone,
             layers=self.layers,
             pooling=self.pooling,
             preprocessing=self.preprocessing,
             device=self.device,
         )
+        return backbone if self.video is None else backbone.on_videos(self.video, self.frames)
 
     def _on_engine(self, base: Backbone, inputs: list[Input] | None) -> Backbone:
         stored = stored_spaces(self.store) if self._wish.is_open else []

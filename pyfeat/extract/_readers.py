@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pyfeat.backbones import AudioPreprocessing, Backbone, Tokenization, bucket_of
+from pyfeat.backbones import (
+    AudioPreprocessing,
+    Backbone,
+    Tokenization,
+    VideoPreprocessing,
+    bucket_of,
+)
 from pyfeat.errors import InputError
 from pyfeat.extract._audio import AudioReader
 from pyfeat.extract._decode import image_from_array, image_from_pil, read_file
+from pyfeat.extract._video import VideoReader
 from pyfeat.ops import Preprocessing, decode_preprocess, preprocess
 
 Content = bytes | str | NDArray[Any]
@@ -49,6 +56,8 @@ def reader_of(backbone: Backbone, decode: str) -> Reader:
         return TextReader(preparation)
     if isinstance(preparation, AudioPreprocessing):
         return AudioReader(preparation)
+    if isinstance(preparation, VideoPreprocessing):
+        return VideoReader(preparation)
     return ImageReader(preparation, decode)
 
 

@@ -106,6 +106,7 @@ def run(
         forward_of(backbone, reader),
         options.batch_size,
         on_gpu=backbone.device.type == "cuda",
+        per_input=getattr(backbone.preprocessing, "frames", 1),
         one_by_one=one_by_one,
     )
     # A row that fails its checksum is not there: it is computed and stored again.

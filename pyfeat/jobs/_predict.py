@@ -75,6 +75,7 @@ def extractor_of(space: Space) -> FeatureExtractor:
         )
     tapped = isinstance(parts["layer"], list)
     precision = parts["precision"]
+    video = parts.get("video", {})
     extractor = FeatureExtractor(
         parts["name"],
         layers=parts["layer"] if tapped else -1,
@@ -82,6 +83,8 @@ def extractor_of(space: Space) -> FeatureExtractor:
         engine=parts.get("engine", "torch"),
         precision="fp32" if precision == "float32" else precision,
         preprocessing=_image_preprocessing(parts["preprocessing"]),
+        video=video.get("pooling"),
+        frames=video.get("frames", 8),
         dtype=space.dtype,
         deterministic=bool(parts.get("deterministic", False)),
         decode=parts.get("decode", "exact"),
