@@ -13,6 +13,7 @@ from pyfeat.backbones._engine import Engine, Inputs, make_engine
 from pyfeat.backbones._freeze import make_fast
 from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
 from pyfeat.backbones._modality import Preparation, check_inputs, example_inputs, modality_of
+from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.backbones._precision import exact_float32
 from pyfeat.backbones._pretrained import Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
@@ -40,7 +41,7 @@ class Backbone:
     Parameters
     ----------
     name : str
-        Full name: loads the same weights again.
+        Full name: loads the same weights again, unless they came from a file (see `Pretrained`).
     dim : int
         Number of columns of a row.
     preprocessing : Preprocessing, Tokenization or AudioPreprocessing
@@ -209,6 +210,10 @@ def freeze(
 def _tap(
     module: nn.Module, layers: Layers, pooling: str, example: Inputs
 ) -> tuple[nn.Module, list[str], tuple[tuple[int, ...], ...]]:
+    if isinstance(module, OnnxModule):
+        graph = module.tapped(layers, pooling)
+        rows = graph.pooled(*example)
+        return graph, list(graph.outputs), tuple(tuple(row.shape[1:]) for row in rows)
     names = resolve_layers(module, layers, example)
     if pooling != "auto":
         names = [last_map(module, example) if name == OUTPUT else name for name in names]

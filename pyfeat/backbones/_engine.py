@@ -74,6 +74,9 @@ def make_engine(
 
     check_engine(name, precision)
     reason = ENGINES[name].refuses(precision, where)
+    own = getattr(module, "refuses", None)  # of modules that torch runs in float32 only
+    if reason is None and own is not None:
+        reason = own(name, precision)
     if reason is not None:
         raise BackendError(f"engine {name!r} cannot run {precision} on {where}: {reason}")
     engine: Engine = ENGINES[name](precision, module, example, where, calibration)

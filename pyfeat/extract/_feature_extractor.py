@@ -43,7 +43,10 @@ class FeatureExtractor(
     ----------
     backbone : str or torch.nn.Module, default="efficientnet_lite0"
         Name ("efficientnet_lite0", "resnet50", "torchvision/NAME[@WEIGHTS]", "timm/NAME"; see
-        `pyfeat backbones`), or a module that takes (n, 3, h, w) and returns (n, d) or (n, d, h, w).
+        `pyfeat backbones`), a file ("onnx/FILE"), or a module that takes (n, 3, h, w) and returns
+        (n, d) or (n, d, h, w).
+    weights : path-like, optional
+        File of weights for a model of torchvision or timm by name (see `load_backbone`).
     store : path-like or FeatureStore, optional
         Where rows are kept. What is there already is not computed again, whatever its file is
         called now.
@@ -128,6 +131,7 @@ class FeatureExtractor(
         self,
         backbone: str | nn.Module = "efficientnet_lite0",
         *,
+        weights: str | os.PathLike[str] | None = None,
         store: str | os.PathLike[str] | FeatureStore | None = None,
         layers: Layers = -1,
         pooling: str = "auto",
@@ -144,6 +148,7 @@ class FeatureExtractor(
         progress: Progress = False,
     ) -> None:
         self.backbone = backbone
+        self.weights = weights
         self.store = store
         self.layers = layers
         self.pooling = pooling
@@ -297,6 +302,7 @@ class FeatureExtractor(
             pooling=self.pooling,
             preprocessing=self.preprocessing,
             device=self.device,
+            weights=self.weights,
         )
 
     def _on_engine(self, base: Backbone, inputs: list[Input] | None) -> Backbone:
