@@ -40,6 +40,8 @@ class OnnxModule(nn.Module):
         Side of the images.
     outputs : tuple of str
         Outputs that make the row.
+    batch : int or None
+        Images that it takes at a time; None is any number.
     pooling : str, default="auto"
         How each becomes part of the row (see `pool_layer`).
 
@@ -52,10 +54,17 @@ class OnnxModule(nn.Module):
     """
 
     def __init__(
-        self, model: bytes, digest: str, size: int, outputs: tuple[str, ...], pooling: str = "auto"
+        self,
+        model: bytes,
+        digest: str,
+        size: int,
+        outputs: tuple[str, ...],
+        batch: int | None,
+        pooling: str = "auto",
     ) -> None:
         super().__init__()
         self.size = size
+        self.batch = batch
         self.outputs = outputs
         self.pooling = pooling
         self._model = model
@@ -74,7 +83,8 @@ class OnnxModule(nn.Module):
         ValueError
             If an output has no such pooling, or the file cannot run on such images.
         """
-        arrays = self.runner.run(images.detach().cpu().numpy(), self.outputs)
+        with runtimes.explained(self._digest[:16]):
+            arrays = self.runner.run(images.detach().cpu().numpy(), self.outputs)
         found = [torch.from_numpy(a).to(images.device) for a in arrays]
         return [
             pool_layer(t, self.pooling, prefix_of(t.shape), None, name)
@@ -87,7 +97,7 @@ class OnnxModule(nn.Module):
         if self._runner is None:
             with _opening:
                 if self._runner is None:
-                    self._runner = runtimes.open_model(self._model)
+                    self._runner = runtimes.open_model(self._model, self.batch)
         return self._runner
 
     def tapped(self, layers: Layers, pooling: str) -> OnnxModule:
@@ -115,7 +125,7 @@ class OnnxModule(nn.Module):
             raise ValueError(f"layers must differ, got {wanted}")
         inner = [name for name in names if name not in self.runner.outputs]
         model = runtimes.with_outputs(self._model, names, inner) if inner else self._model
-        return OnnxModule(model, self._digest, self.size, tuple(names), pooling)
+        return OnnxModule(model, self._digest, self.size, tuple(names), self.batch, pooling)
 
     def openvino_model(self) -> Any:
         """Return an OpenVINO model of one image (1, 3, s, s) that gives the row (1, d)."""
@@ -185,8 +195,10 @@ def load_onnx(path: str, preprocessing: Preparation | None) -> Pretrained:
         default = replace(IMAGENET, resize=round(size * 256 / 224), crop=size)
         chosen = default if preprocessing is None else preprocessing
         output = _row_output(runner.probe(size))
+        if runner.batch is None and not runtimes.takes_two(runner, size, output):
+            runner.batch = 1
     digest = blake3(content, max_threads=blake3.AUTO).hexdigest()
-    module = OnnxModule(content, digest, size, (output,))
+    module = OnnxModule(content, digest, size, (output,), runner.batch)
     module._runner = runner
     return Pretrained(f"onnx/{digest[:16]}", "onnx", "onnx", module, chosen)
 
@@ -218,8 +230,8 @@ def input_size(inputs: Sequence[Slot], preprocessing: Preparation | None) -> int
         got = type(preprocessing).__name__
         raise ValueError(f"preprocessing must be Preprocessing for an image model, got {got}")
     if sides and preprocessing.crop not in sides:
-        got = preprocessing.crop
-        raise ValueError(f"preprocessing must have crop {sides.pop()}, as the file has, got {got}")
+        rule = f"have crop {sides.pop()}, as the file has"
+        raise ValueError(f"preprocessing must {rule}, got {preprocessing.crop}")
     return preprocessing.crop
 
 

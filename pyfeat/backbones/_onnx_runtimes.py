@@ -64,24 +64,27 @@ class Runner:
     ----------
     inputs : list of Slot
     outputs : list of str
+    batch : int or None
+        Images that it takes at a time; None is any number.
     """
 
     inputs: list[Slot]
     outputs: list[str]
+    batch: int | None
 
     def run(self, images: NDArray[np.float32], names: Sequence[str]) -> list[NDArray[np.float32]]:
         """Return outputs of images (n, 3, s, s); a model of a fixed batch runs several times."""
         slot = self.inputs[0]
         arranged = images.transpose(0, 2, 3, 1) if slot.channels_last else images
         batch = np.ascontiguousarray(arranged, slot.dtype)
-        step = slot.shape[0] or len(batch)
+        step = self.batch or len(batch)
         parts = [self._part(batch[i : i + step], step, names) for i in range(0, len(batch), step)]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def probe(self, size: int) -> dict[str, list[int]]:
         """Return the shapes of the outputs that have one entry of floats for each image."""
         slot = self.inputs[0]
-        n = slot.shape[0] or 1
+        n = self.batch or 1
         found = self._call(np.zeros(slot.shape_of(n, size), slot.dtype), self.outputs)
         arrays = {k: v for k, v in zip(self.outputs, found, strict=True) if hasattr(v, "dtype")}
         return {
@@ -182,14 +185,28 @@ def check_installed() -> None:
         raise ImportError(f"ONNX files need onnxruntime or openvino: {_INSTALL}")
 
 
-def open_model(model: bytes) -> Runner:
-    """Return what runs a model: ONNX Runtime, or OpenVINO where that is missing."""
+def open_model(model: bytes, batch: int | None = None) -> Runner:
+    """Return what runs a model: ONNX Runtime, or OpenVINO where that is missing.
+
+    `batch` is what it takes at a time; by default what it says itself.
+    """
     if _EXTERNAL in model:
         raise ValueError("it must hold its weights itself, got some in other files")
-    if find_spec("onnxruntime") is not None:
-        return OnnxRunner(model)
     check_installed()
-    return OpenVinoRunner(model)
+    has_onnxruntime = find_spec("onnxruntime") is not None
+    runner = OnnxRunner(model) if has_onnxruntime else OpenVinoRunner(model)
+    shape = runner.inputs[0].shape if runner.inputs else ()
+    runner.batch = batch or (shape[0] if shape else None)
+    return runner
+
+
+def takes_two(runner: Runner, size: int, name: str) -> bool:
+    """Return whether a model takes two images at a time: some say so, and cannot."""
+    try:
+        runner.run(np.zeros((2, 3, size, size), np.float32), [name])
+    except _errors():
+        return False
+    return True
 
 
 @contextmanager
