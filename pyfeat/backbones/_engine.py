@@ -74,9 +74,10 @@ def make_engine(
 
     check_engine(name, precision)
     reason = ENGINES[name].refuses(precision, where)
-    own = getattr(module, "refuses", None)  # of modules that torch runs in float32 only
-    if reason is None and own is not None:
-        reason = own(name, precision)
+    # Modules that torch runs in float32 only say so themselves.
+    says = [m.refuses for m in module.modules() if callable(getattr(m, "refuses", None))]
+    if reason is None and says:
+        reason = says[0](name, precision)
     if reason is not None:
         raise BackendError(f"engine {name!r} cannot run {precision} on {where}: {reason}")
     engine: Engine = ENGINES[name](precision, module, example, where, calibration)

@@ -125,13 +125,14 @@ def read_tensors(path: str | os.PathLike[str]) -> Mapping[str, Any]:
                 f.seek(0)
                 return dict(load_safetensors(f.read()))
         found = torch.load(text, map_location="cpu", weights_only=True)
-    except (UnpicklingError, SafetensorError, EOFError, RuntimeError, ValueError) as error:
+    except PermissionError as error:
+        got = f"{text!r}: {error.strerror}"
+        raise OSError(f"weights must be a file that can be read, got {got}") from error
+    # An OSError: torch seeks to where the end of a file that was cut short should be.
+    except (UnpicklingError, SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         lines = str(error).strip().splitlines()
         first = lines[0] if lines else type(error).__name__
         raise ValueError(f"{rule}, got {text!r}: {first}") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"weights must be a file that can be read, got {text!r}: {reason}") from error
     if not isinstance(found, Mapping):
         raise ValueError(f"{rule}, got {text!r} with a {type(found).__name__}")
     return found
