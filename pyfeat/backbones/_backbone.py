@@ -21,6 +21,7 @@ from pyfeat.backbones._modality import (
     example_inputs,
     modality_of,
 )
+from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.backbones._precision import exact_float32
 from pyfeat.backbones._pretrained import Joint, Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
@@ -49,7 +50,7 @@ class Backbone:
     Parameters
     ----------
     name : str
-        Full name: loads the same weights again.
+        Full name: loads the same weights again, unless they came from a file (see `Pretrained`).
     dim : int
         Number of columns of a row.
     preprocessing : Preprocessing, Tokenization or AudioPreprocessing
@@ -272,6 +273,10 @@ def _text_loader(found: Pretrained, device: torch.device) -> Callable[[], Backbo
 def _tap(
     module: nn.Module, layers: Layers, pooling: str, example: Inputs
 ) -> tuple[nn.Module, list[str], tuple[tuple[int, ...], ...]]:
+    if isinstance(module, OnnxModule):
+        graph = module.tapped(layers, pooling)
+        rows = graph.pooled(*example)
+        return graph, list(graph.outputs), tuple(tuple(row.shape[1:]) for row in rows)
     names = resolve_layers(module, layers, example)
     if pooling != "auto":
         names = [last_map(module, example) if name == OUTPUT else name for name in names]

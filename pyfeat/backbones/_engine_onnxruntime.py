@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyfeat._config import num_threads
+from pyfeat.backbones._onnx import OnnxModule
 
 
 class OnnxRuntimeEngine:
@@ -30,10 +31,13 @@ class OnnxRuntimeEngine:
         self.chunk = 1
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads()
-        model = export(module, example)
-        self._session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
-        )
+        if isinstance(module, OnnxModule):
+            self._session = module.row_session()
+        else:
+            model = export(module, example)
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
         self._names = [i.name for i in self._session.get_inputs()]
 
     @staticmethod

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pyfeat._config import num_threads
+from pyfeat.backbones._engine_onnxruntime import export
+from pyfeat.backbones._onnx import OnnxModule
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _REQUESTS = 2
@@ -74,9 +76,14 @@ def convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
     """Return an OpenVINO model of one input at a time; only the length of texts is free."""
     import openvino
 
+    if isinstance(module, OnnxModule):
+        return module.openvino_model()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # what torch says about tracing
-        model = openvino.convert_model(module, example_input=example)
+        try:
+            model = openvino.convert_model(module, example_input=example)
+        except openvino.frontend.OpConversionFailure:  # it reads ONNX with other rules
+            model = openvino.Core().read_model(export(module, example))
     shapes = [[_CHUNK, *t.shape[1:]] if t.ndim == 4 else [_CHUNK, -1] for t in example]
     model.reshape(dict(zip(model.inputs, shapes, strict=True)))
     return model

@@ -34,8 +34,10 @@ class FeatureExtractor(TextTower, StatelessTransformer):
     ----------
     backbone : str or torch.nn.Module, default="efficientnet_lite0"
         Name ("efficientnet_lite0", "resnet50", "torchvision/NAME[@WEIGHTS]", "timm/NAME"; see
-        `pyfeat backbones`), or a module that takes (n, 3, h, w) and returns (n, d) or (n, d, h, w).
-        It says whether the inputs are images, texts or recordings.
+        `pyfeat backbones`), a file ("onnx/FILE"), or a module that takes (n, 3, h, w) and returns
+        (n, d) or (n, d, h, w). It says whether the inputs are images, texts or recordings.
+    weights : path-like, optional
+        File of weights for a model of torchvision or timm by name (see `load_backbone`).
     store : path-like or FeatureStore, optional
         Where rows are kept. What is there already is not computed again, whatever its file is
         called now.
@@ -133,6 +135,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         self,
         backbone: str | nn.Module = "efficientnet_lite0",
         *,
+        weights: str | os.PathLike[str] | None = None,
         store: str | os.PathLike[str] | FeatureStore | None = None,
         layers: Layers = -1,
         pooling: str = "auto",
@@ -151,6 +154,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         progress: Progress = False,
     ) -> None:
         self.backbone = backbone
+        self.weights = weights
         self.store = store
         self.layers = layers
         self.pooling = pooling
@@ -315,6 +319,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
             pooling=self.pooling,
             preprocessing=self.preprocessing,
             device=self.device,
+            weights=self.weights,
         )
         return backbone if self.video is None else backbone.on_videos(self.video, self.frames)
 
