@@ -100,6 +100,23 @@ class KerasModule(nn.Module):
         return None
 
 
+class _Download:
+    """Turns what Keras raises where a download fails, a plain Exception, into an OSError."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, _trace: Any) -> None:
+        if kind is Exception or isinstance(error, OSError):
+            raise OSError(
+                f"weights of keras/{self._name} must be readable from the cache ~/.keras/models or "
+                f"be downloaded, got {error}"
+            ) from error
+
+
 def keras_names() -> list[str]:
     """Return the names of the networks."""
     return list(_APPLICATIONS)
@@ -136,16 +153,8 @@ def load_keras(
         raise ValueError(f"preprocessing must be Preprocessing for an image model, got {got}")
     shape = (chosen.crop, chosen.crop, 3)
     build = getattr(keras.applications, name)
-    try:
+    with _Download(name):
         model = build(weights=weights, include_top=False, input_shape=shape)
-    except Exception as error:
-        # Keras raises a plain Exception where a download fails.
-        if type(error) is not Exception and not isinstance(error, OSError):
-            raise
-        raise OSError(
-            f"weights of keras/{name} must be readable from the cache ~/.keras/models or be "
-            f"downloaded, got {error}"
-        ) from error
     module = KerasModule(model, bgr=mode == _CAFFE)
     return Pretrained(f"keras/{name}", "keras", f"keras/{name}", module, chosen)
 
