@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pyfeat.backbones._hf_files import find_file, import_transformers, quiet, reading
+from pyfeat.backbones._hf_files import find_file, first_line, import_transformers, quiet, reading
 from pyfeat.ops._preprocess import Preprocessing
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
@@ -50,7 +50,7 @@ def load_preprocessing(place: str, name: str) -> Preprocessing:
                 place, trust_remote_code=False
             )
         except (ImportError, KeyError, ValueError) as error:
-            raise _refusal(name, f"{type(error).__name__}: {error}") from error
+            raise _refusal(name, first_line(error)) from error
     return preprocessing_of(type(processor).__name__, processor.to_dict(), name)
 
 

@@ -175,8 +175,8 @@ def shortened(found: Pretrained, max_length: int | None) -> Pretrained:
     Raises
     ------
     ValueError
-        If `max_length` leaves no room for a token of the text, or the model takes no texts or only those of
-        one length.
+        If `max_length` leaves no room for a token of the text, or the model takes no texts or only
+        those of one length.
     """
     spec = found.preprocessing
     if max_length is None:

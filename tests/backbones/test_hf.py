@@ -203,6 +203,41 @@ def test_model_that_is_saved_anew_is_loaded_anew(tmp_path: Path) -> None:
     assert FeatureExtractor(f"hf/{folder}", device="cpu").get_space() != before
 
 
+class _Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_pickle_in_the_weights_is_not_executed(tmp_path: Path) -> None:
+    folder, made = save_text_model(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    trap = {**made.state_dict(), "trap": _Trap(tmp_path / "executed")}
+    torch.save(trap, folder / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"weights of .* must be readable from the folder"):
+        load_backbone(f"hf/{folder}", device="cpu")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_torch_file_of_plain_tensors_is_read(tmp_path: Path) -> None:
+    folder, made = save_text_model(tmp_path / "m")
+    before = FeatureExtractor(f"hf/{folder}", device="cpu").transform(TEXTS)
+    (folder / "model.safetensors").unlink()
+    torch.save(made.state_dict(), folder / "pytorch_model.bin")
+    after = FeatureExtractor(f"hf/{folder}", device="cpu").transform(TEXTS)
+    assert np.array_equal(before, after)
+
+
+def test_preprocessing_is_not_for_texts(tmp_path: Path) -> None:
+    folder, _ = save_text_model(tmp_path / "m")
+    with pytest.raises(ValueError, match="must be None for texts, which take max_length="):
+        load_backbone(f"hf/{folder}", preprocessing=Preprocessing(), device="cpu")
+
+
 def test_unknown_folder_says_where_weights_may_lie(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such_model"}))
     with pytest.raises(ValueError, match="must be a model that transformers knows"):

@@ -127,14 +127,26 @@ def test_max_length_is_for_texts() -> None:
         FeatureExtractor(nn.AvgPool2d(32), max_length=8).fit()
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 50])
-def test_bits_of_a_row_do_not_depend_on_the_batch(minilm: Backbone, batch_size: int) -> None:
+# 14 words fill a length of 16 with the special tokens: the mask of such a text has no zero.
+N_WORDS = (1, 13, 14, 15, 14, 30, 14, 13, 14)
+
+
+@pytest.fixture(scope="module")
+def words_and_rows(minilm: Backbone) -> tuple[list[str], np.ndarray]:
+    """Return texts, and what each gives alone, each in a chunk of its own."""
     rng = np.random.default_rng(0)
-    # 14 tokens of text fill 16 with the special ones: the last length of a bucket is among them.
-    texts = [" ".join(rng.choice(WORDS, n)) for n in (1, 5, 13, 14, 15, 14, 30, 45, 2, 14, 13)]
+    texts = [" ".join(rng.choice(WORDS, n)) for n in N_WORDS]
+    extractor = FeatureExtractor("minilm", max_length=16, device="cpu")
+    return texts, np.concatenate([extractor.transform([text]) for text in texts])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_bits_of_a_row_do_not_depend_on_the_batch(
+    words_and_rows: tuple[list[str], np.ndarray], batch_size: int
+) -> None:
+    texts, alone = words_and_rows
     extractor = FeatureExtractor("minilm", batch_size=batch_size, max_length=16, device="cpu")
-    alone = np.concatenate([extractor.transform([text]) for text in texts])
-    assert np.array_equal(extractor.transform(texts), alone)
+    assert np.array_equal(extractor.transform(texts[::-1])[::-1], alone)
 
 
 def test_mask_of_a_batch_is_full_for_all_or_for_none(tiny: str) -> None:
@@ -154,7 +166,6 @@ def test_tokens_are_those_of_the_tokenizer(text: str) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = _cached(transformers, str(package.get_model_path()))
     backbone = load_backbone("minilm", max_length=12, device="cpu")
-    wanted = tokenizer(text, truncation=True, max_length=12)["input_ids"]
     try:
         tokens, _ = reader_of(backbone).tensor(text * 3, "x")
     except InputError:
@@ -211,6 +222,7 @@ def test_threads_give_the_rows_of_one(tiny: str) -> None:
             assert np.array_equal(rows, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_sst2_sentences_are_told_apart(engine: str) -> None:
     if "PYFEAT_DATA" not in os.environ:
