@@ -35,6 +35,8 @@ from pyfeat.backbones._st_config import pooling_modes
 _TOWERS = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
 # Read every text filled up to one length, and take the row from its last position.
 _FIXED_LENGTH = ("siglip",)
+# Of an encoder and a decoder, the encoder reads texts on its own.
+_WITH_DECODER = ("mt5", "t5", "t5gemma", "umt5")
 _TEXT = "text"
 
 
@@ -221,7 +223,7 @@ def _config(place: str, name: str) -> Any:
 def _class_of(config: Any) -> Any:
     from transformers import AutoModel, AutoModelForTextEncoding
 
-    return AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
+    return AutoModelForTextEncoding if config.model_type in _WITH_DECODER else AutoModel
 
 
 def check_no_preprocessing(preprocessing: Any, name: str) -> None:

@@ -150,8 +150,7 @@ def config_hash(config: Mapping[str, Any], *others: Any) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers from drawing bars and telling what it found in a file."""
-    from transformers.utils import logging
-
+    logging: Any = import_transformers("hf").utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

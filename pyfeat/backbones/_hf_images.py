@@ -102,7 +102,7 @@ def preprocessing_of(kind: str, config: Mapping[str, Any], name: str) -> Preproc
 def _geometry(family: str, config: Mapping[str, Any], name: str) -> tuple[int, int, str]:
     """Return resize, crop and mode."""
     size = {k: v for k, v in dict(config.get("size") or {}).items() if v is not None}
-    short = size.get("shortest_edge")
+    short: Any = size.get("shortest_edge")
     if family == _SCALED and set(size) == {"shortest_edge"}:
         if short >= _WARPED_FROM:
             return short, short, "stretch"
@@ -111,14 +111,14 @@ def _geometry(family: str, config: Mapping[str, Any], name: str) -> tuple[int, i
     mode = "stretch" if short is None else "crop"
     if side is None:
         raise _refusal(name, f"size {size}")
-    crop = side
-    if config.get("do_center_crop"):
-        cut = {k: v for k, v in dict(config.get("crop_size") or {}).items() if v is not None}
-        crop = _square(cut)
-        if crop is None or crop > side:
-            raise _refusal(name, f"crop_size {cut} of size {size}")
-    elif mode == "crop":
-        raise _refusal(name, f"size {size} without a centre crop")
+    if not config.get("do_center_crop"):
+        if mode == "crop":
+            raise _refusal(name, f"size {size} without a centre crop")
+        return side, side, mode
+    cut = {k: v for k, v in dict(config.get("crop_size") or {}).items() if v is not None}
+    crop = _square(cut)
+    if crop is None or crop > side:
+        raise _refusal(name, f"crop_size {cut} of size {size}")
     return side, crop, mode
 
 

@@ -138,6 +138,37 @@ def test_text_tower_gives_projected_rows(tmp_path: Path) -> None:
     close(FeatureExtractor(f"hf/{folder}#text", device="cpu").transform(TEXTS), wanted)
 
 
+def test_text_tower_of_a_siglip_reads_texts_of_one_length(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    text = {**SMALL, "vocab_size": len(WORDS), "max_position_embeddings": 16, "projection_size": 32}
+    folder, made = save_image_model(
+        tmp_path / "siglip", "SiglipModel", "SiglipConfig", "SiglipImageProcessor",
+        text_config=text, vision_config=VIT,
+    )  # fmt: skip
+    save_tokenizer(folder, max_length=16)
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
+        TEXTS, padding="max_length", max_length=16, return_tensors="pt"
+    )
+    wanted = projected(made.get_text_features(input_ids=tokens["input_ids"]))
+    close(FeatureExtractor(f"hf/{folder}#text", device="cpu").transform(TEXTS), wanted)
+    wanted = projected(made.get_image_features(pixel_values=pixels()))
+    close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
+
+
+def test_encoder_of_a_t5_loads_without_its_decoder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(
+        vocab_size=len(WORDS), d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2
+    )
+    made = transformers.T5EncoderModel(config).eval()
+    made.save_pretrained(tmp_path / "t5")
+    save_tokenizer(tmp_path / "t5")
+    rows = FeatureExtractor(f"hf/{tmp_path / 't5'}", device="cpu").transform(TEXTS[:1])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "t5")
+    ids = tokenizer(TEXTS[:1], return_tensors="pt")["input_ids"]
+    close(rows, made(input_ids=ids).last_hidden_state.mean(dim=1))
+
+
 def test_tower_holds_only_its_own_weights(tmp_path: Path) -> None:
     folder, _ = save_clip(tmp_path / "clip")
     backbone = load_backbone(f"hf/{folder}", device="cpu")
