@@ -45,7 +45,7 @@ def pixels(n: int = 3) -> torch.Tensor:
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def close(rows: Any, wanted: torch.Tensor) -> None:
+def assert_close(rows: Any, wanted: torch.Tensor) -> None:
     wanted = wanted.detach()
     bound = TOLERANCE * float(wanted.abs().max())
     torch.testing.assert_close(torch.as_tensor(rows), wanted, rtol=0, atol=bound)
@@ -57,7 +57,7 @@ def test_row_of_an_image_is_the_models_own(kind: str, tmp_path: Path) -> None:
     folder, made = save_image_model(tmp_path / kind, model, config, processor, **settings)
     out = made(pixels())
     wanted = out.last_hidden_state[:, 0] if kind == "vit" else out.pooler_output.flatten(1)
-    close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
+    assert_close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
 
 
 def test_classifier_of_images_loads_as_its_body(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_classifier_of_images_loads_as_its_body(tmp_path: Path) -> None:
         tmp_path / "m", "ViTForImageClassification", "ViTConfig", "ViTImageProcessor", **VIT
     )
     wanted = made.vit(pixels()).last_hidden_state[:, 0]
-    close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
+    assert_close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
 
 
 def test_inner_layer_of_a_vit_is_its_hidden_state(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_inner_layer_of_a_vit_is_its_hidden_state(tmp_path: Path) -> None:
         tmp_path / "m", "ViTModel", "ViTConfig", "ViTImageProcessor", **VIT
     )
     wanted = made(pixels(), output_hidden_states=True).hidden_states[1][:, 0]
-    close(load_backbone(f"hf/{folder}", layers=-2, device="cpu")(pixels()), wanted)
+    assert_close(load_backbone(f"hf/{folder}", layers=-2, device="cpu")(pixels()), wanted)
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def projected(out: Any) -> torch.Tensor:
 def test_image_tower_gives_projected_rows(tmp_path: Path) -> None:
     folder, made = save_clip(tmp_path / "clip")
     wanted = projected(made.get_image_features(pixel_values=pixels()))
-    close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
+    assert_close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
 
 
 def test_text_tower_gives_projected_rows(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_text_tower_gives_projected_rows(tmp_path: Path) -> None:
         TEXTS, padding=True, return_tensors="pt", return_token_type_ids=False
     )
     wanted = projected(made.get_text_features(**tokens))
-    close(FeatureExtractor(f"hf/{folder}#text", device="cpu").transform(TEXTS), wanted)
+    assert_close(FeatureExtractor(f"hf/{folder}#text", device="cpu").transform(TEXTS), wanted)
 
 
 def test_text_tower_of_a_siglip_reads_texts_of_one_length(tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_text_tower_of_a_siglip_reads_texts_of_one_length(tmp_path: Path) -> Non
         TEXTS, padding="max_length", max_length=16, return_tensors="pt"
     )
     wanted = projected(made.get_text_features(input_ids=tokens["input_ids"]))
-    close(FeatureExtractor(f"hf/{folder}#text", device="cpu").transform(TEXTS), wanted)
+    assert_close(FeatureExtractor(f"hf/{folder}#text", device="cpu").transform(TEXTS), wanted)
     wanted = projected(made.get_image_features(pixel_values=pixels()))
-    close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
+    assert_close(load_backbone(f"hf/{folder}", device="cpu")(pixels()), wanted)
 
 
 def test_encoder_of_a_t5_loads_without_its_decoder(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_encoder_of_a_t5_loads_without_its_decoder(tmp_path: Path) -> None:
     rows = FeatureExtractor(f"hf/{tmp_path / 't5'}", device="cpu").transform(TEXTS[:1])
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "t5")
     ids = tokenizer(TEXTS[:1], return_tensors="pt")["input_ids"]
-    close(rows, made(input_ids=ids).last_hidden_state.mean(dim=1))
+    assert_close(rows, made(input_ids=ids).last_hidden_state.mean(dim=1))
 
 
 def test_tower_holds_only_its_own_weights(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_row_of_a_text_is_the_mean_of_its_tokens(model: str, tmp_path: Path) -> 
     body = getattr(made, made.base_model_prefix, made)
     for text, row in zip(TEXTS, rows, strict=True):
         ids = tokenizer([text], return_tensors="pt")["input_ids"]
-        close(row[None], body(input_ids=ids).last_hidden_state.mean(dim=1))
+        assert_close(row[None], body(input_ids=ids).last_hidden_state.mean(dim=1))
 
 
 def test_pooling_beside_the_weights_is_honoured(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_sst2_sentences_are_told_apart(engine: str) -> None:
     from pyfeat.heads import LogisticHead
 
     extractor = FeatureExtractor("minilm", engine=engine, device="cpu")
-    train, dev = _sst2("train", 1500), _sst2("dev", None)
+    train, dev = _sst2("train", 5000), _sst2("dev", None)
     head = LogisticHead().fit(extractor.transform(train[0]), train[1])
     accuracy = float(np.mean(head.predict(extractor.transform(dev[0])) == dev[1]))
     assert accuracy >= 0.80
