@@ -138,6 +138,17 @@ def test_text_tower_gives_projected_rows(tmp_path: Path) -> None:
     assert_close(FeatureExtractor(f"hf/{folder}#text", device="cpu").transform(TEXTS), wanted)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_text_tower_is_the_same_on_another_engine(engine: str, tmp_path: Path) -> None:
+    pytest.importorskip(engine)
+    pytest.importorskip("onnxscript")
+    folder, _ = save_clip(tmp_path / "clip")
+    texts = [*TEXTS, "the film is moving and funny and long , long , long , long"]
+    on_torch = FeatureExtractor(f"hf/{folder}#text", device="cpu").transform(texts)
+    rows = FeatureExtractor(f"hf/{folder}#text", engine=engine, device="cpu").transform(texts)
+    assert_close(rows, torch.as_tensor(on_torch))
+
+
 def test_text_tower_of_a_siglip_reads_texts_of_one_length(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     text = {**SMALL, "vocab_size": len(WORDS), "max_position_embeddings": 16, "projection_size": 32}
