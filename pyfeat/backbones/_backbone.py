@@ -277,6 +277,8 @@ def _tap(
         graph = module.tapped(layers, pooling)
         rows = graph.pooled(*example)
         return graph, list(graph.outputs), tuple(tuple(row.shape[1:]) for row in rows)
+    if pooling == "none" and example[0].dtype == torch.int64:
+        raise ValueError("pooling must not be 'none' for texts, which differ in length")
     names = resolve_layers(module, layers, example)
     if pooling != "auto":
         names = [last_map(module, example) if name == OUTPUT else name for name in names]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyfeat.backbones._backbone import Backbone, freeze
-from pyfeat.backbones._clip import load_clip
 from pyfeat.backbones._files import FileStamp, stamp_of
+from pyfeat.backbones._hf import load_hf
 from pyfeat.backbones._keras import load_keras
 from pyfeat.backbones._layers import POOLINGS, Layers
 from pyfeat.backbones._lite import load_lite
-from pyfeat.backbones._modality import Preparation
-from pyfeat.backbones._names import find_source
+from pyfeat.backbones._modality import Preparation, Tokenization
+from pyfeat.backbones._names import OPEN_SOURCES, find_source
 from pyfeat.backbones._onnx import load_onnx
 from pyfeat.backbones._pretrained import IMAGENET, Pretrained
+from pyfeat.backbones._st import MINILM, load_minilm, load_st
 from pyfeat.backbones._timm import load_timm, preprocessing_of_module
 from pyfeat.backbones._torchvision import load_torchvision
 from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
@@ -29,13 +32,15 @@ from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
 _LOADERS: dict[str, Any] = {
-    "pyfeat": load_lite,
+    "pyfeat": lambda name, chosen: _OWN.get(name, load_lite)(name, chosen),
     "torchvision": load_torchvision,
     "timm": load_timm,
-    "hf": load_clip,
+    "hf": load_hf,
+    "st": load_st,
     "onnx": load_onnx,
     "keras": load_keras,
 }
+_OWN: dict[str, Any] = {MINILM: load_minilm}
 # Sources whose weights are downloaded, and whose networks can be built without them.
 _WITHOUT_WEIGHTS: dict[str, Callable[[str, Any], Pretrained]] = {
     "torchvision": partial(load_torchvision, pretrained=False),
@@ -50,6 +55,7 @@ def load_backbone(
     layers: Layers = -1,
     pooling: str = "auto",
     preprocessing: Preparation | None = None,
+    max_length: int | None = None,
     device: str | torch.device = "auto",
     weights: str | os.PathLike[str] | None = None,
 ) -> Backbone:
@@ -59,10 +65,12 @@ def load_backbone(
     ----------
     backbone : str or nn.Module
         - "efficientnet_lite0": ImageNet weights from a Python package, no download;
+        - "minilm": all-MiniLM-L6-v2, for texts, from a Python package;
         - "torchvision/NAME" or "torchvision/NAME@WEIGHTS", "timm/NAME" or "timm/NAME.TAG": the
           weights are downloaded on first use, without @WEIGHTS or .TAG the default ones;
-        - "hf/FOLDER": a CLIP or SigLIP model of transformers, its image tower; "hf/FOLDER#text" its
-          text tower;
+        - "hf/NAME": a model of transformers, from a folder or the Hugging Face hub, for images or
+          texts; of two towers (CLIP, SigLIP) the one for images, "hf/NAME#text" for texts;
+        - "st/NAME": a model of sentence-transformers, with its own pooling and normalisation;
         - "onnx/FILE": an image model in an ONNX file; its bytes are its identity, not its path.
           Its layers are the names of tensors of its graph;
         - "keras/NAME": a network of `keras.applications` without its classifier, on Keras 3 with
@@ -82,6 +90,8 @@ def load_backbone(
     preprocessing : Preprocessing, optional
         By default what the weights were trained with; for a module that of its timm
         `pretrained_cfg` if it has one, else the usual ImageNet one (256, 224, bilinear).
+    max_length : int, optional
+        Most tokens of a text, if fewer than the model takes. Part of the identity of the rows.
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is a GPU, else the CPU.
     weights : path-like, optional
@@ -124,14 +134,19 @@ def load_backbone(
     where = resolve_device(device)
     if pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {pooling!r}")
+    is_count = isinstance(max_length, int) and not isinstance(max_length, bool)
+    if max_length is not None and not is_count:
+        raise TypeError(f"max_length must be an integer or None, got {max_length!r}")
     wanted = layers if isinstance(layers, (int, str)) else tuple(layers)
     if isinstance(backbone, str):
         stamps = _stamps(backbone, weights)
-        return _load_named(backbone, wanted, pooling, preprocessing, str(where), stamps)
+        settings = (wanted, pooling, preprocessing, max_length, str(where), stamps)
+        return _load_named(backbone, *settings)
     if isinstance(backbone, nn.Module):
         if weights is not None:
             raise ValueError("weights must go with a name: load them into the module yourself")
-        return freeze(take_module(backbone, preprocessing), where, wanted, pooling)
+        found = shortened(take_module(backbone, preprocessing), max_length)
+        return freeze(found, where, wanted, pooling)
     raise TypeError(f"backbone must be a name or an nn.Module, got {type(backbone).__name__}")
 
 
@@ -161,15 +176,16 @@ def _load_named(
     layers: Layers,
     pooling: str,
     preprocessing: Preparation | None,
+    max_length: int | None,
     device: str,
-    stamps: tuple[FileStamp | None, FileStamp | None],
+    stamps: tuple[FileStamp | None, tuple[FileStamp, ...]],
 ) -> Backbone:
-    file = stamps[1]
+    file = stamps[0]
     if file is None:
         found = take_named(name, preprocessing)
     else:
         found = _from_file(name, preprocessing, file.path)
-    return freeze(found, torch.device(device), layers, pooling)
+    return freeze(shortened(found, max_length), torch.device(device), layers, pooling)
 
 
 def take_named(name: str, preprocessing: Preparation | None, *, weights: bool = True) -> Pretrained:
@@ -201,13 +217,38 @@ def _from_file(name: str, preprocessing: Preparation | None, file: str) -> Pretr
 
 def _stamps(
     name: str, weights: str | os.PathLike[str] | None
-) -> tuple[FileStamp | None, FileStamp | None]:
-    """Return what tells that a file behind a name, or one of weights, is another than before."""
-    is_file = name.startswith("onnx/")
-    return (
-        stamp_of(name.removeprefix("onnx/"), "ONNX file") if is_file else None,
-        None if weights is None else stamp_of(weights, "weights"),
-    )
+) -> tuple[FileStamp | None, tuple[FileStamp, ...]]:
+    """Return what tells that a file of weights, or one behind a name, is another than before."""
+    prefix, _, rest = name.partition("/")
+    behind: tuple[FileStamp, ...] = ()
+    folder = Path(rest.partition("#")[0]).expanduser()
+    if prefix == "onnx":
+        behind = (stamp_of(rest, "ONNX file"),)
+    elif prefix in OPEN_SOURCES and rest and folder.is_dir():
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        behind = tuple(stamp_of(path, "file of the model") for path in files)
+    return None if weights is None else stamp_of(weights, "weights"), behind
+
+
+def shortened(found: Pretrained, max_length: int | None) -> Pretrained:
+    """Return a model that sees at most `max_length` tokens of a text.
+
+    Raises
+    ------
+    ValueError
+        If `max_length` leaves no room for a token of the text, or the model takes no texts or only
+        those of one length.
+    """
+    spec = found.preprocessing
+    if max_length is None:
+        return found
+    if not isinstance(spec, Tokenization) or spec.fixed:
+        takes = "texts of one length" if isinstance(spec, Tokenization) else "no texts"
+        raise ValueError(f"max_length must be None for {found.name}, which takes {takes}")
+    least = spec.tokenizer.num_special_tokens_to_add(False) + 1
+    if max_length < least:
+        raise ValueError(f"max_length must be at least {least}, got {max_length}")
+    return replace(found, preprocessing=replace(spec, max_length=min(max_length, spec.max_length)))
 
 
 def take_module(module: nn.Module, preprocessing: Preparation | None) -> Pretrained:

@@ -10,11 +10,15 @@ from importlib.util import find_spec
 
 from pyfeat.backbones import _keras, _lite
 from pyfeat.backbones._pretrained import INSTALL_HINT
+from pyfeat.backbones._st import MINILM
 from pyfeat.backbones._timm import has_timm_model, timm_names
 from pyfeat.backbones._torchvision import torchvision_names
 
+_OWN = (*_lite.NAMES, MINILM)
+# Names that no list can hold: folders, and what is on a hub.
+OPEN_SOURCES = ("hf", "st")
 _LISTS: dict[str, Callable[[], list[str]]] = {
-    "pyfeat": lambda: list(_lite.NAMES),
+    "pyfeat": lambda: list(_OWN),
     "torchvision": torchvision_names,
     "timm": timm_names,
     "keras": _keras.keras_names,
@@ -43,7 +47,8 @@ def list_backbones(pattern: str = "") -> list[BackboneName]:
     names : list of BackboneName
         Each with `name` and `source`, the source being "pyfeat" (weights in a Python package),
         "torchvision", "timm" or "keras" (weights downloaded on first use). No name is listed twice.
-        Files ("onnx/FILE") are not listed.
+        What "hf/" and "st/" may name is on a hub or in folders, and not listed; nor are files
+        ("onnx/FILE").
 
     Raises
     ------
@@ -78,12 +83,10 @@ def find_source(name: str) -> tuple[str, str]:
     ValueError
         If no source has the name; the message lists close ones.
     """
-    if name in _lite.NAMES:
+    if name in _OWN:
         return "pyfeat", name
-    if name.startswith("hf/"):
-        return "hf", name[3:]
     prefix, slash, rest = name.partition("/")
-    if prefix == "onnx" and rest:
+    if rest and (prefix in OPEN_SOURCES or prefix == "onnx"):
         return prefix, rest
     if prefix == "keras" and rest in _keras.keras_names():
         return prefix, rest

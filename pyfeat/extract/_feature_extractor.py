@@ -33,9 +33,9 @@ class FeatureExtractor(TextTower, StatelessTransformer):
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="efficientnet_lite0"
-        Name ("efficientnet_lite0", "resnet50", "torchvision/NAME[@WEIGHTS]", "timm/NAME"; see
-        `pyfeat backbones`), a file ("onnx/FILE"), or a module that takes (n, 3, h, w) and returns
-        (n, d) or (n, d, h, w). It says whether the inputs are images, texts or recordings.
+        Name ("efficientnet_lite0", "minilm", "resnet50", "timm/NAME", "hf/NAME", "st/NAME",
+        "onnx/FILE"; see `load_backbone`), or a module that takes (n, 3, h, w) and returns (n, d)
+        or (n, d, h, w). It says whether the inputs are images, texts or recordings.
     weights : path-like, optional
         File of weights for a model of torchvision or timm by name (see `load_backbone`).
     store : path-like or FeatureStore, optional
@@ -62,6 +62,8 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         averaged, or pooled by their maximum.
     frames : int, default=8
         How many frames of a video, the middle ones of equal segments; of a shorter one all.
+    max_length : int, optional
+        Most tokens of a text, if fewer than the model takes.
     dtype : {"float32", "float16"}, default="float32"
         Type of the rows, returned and stored.
     batch_size : int or "auto", default="auto"
@@ -145,6 +147,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         preprocessing: Preprocessing | None = None,
         video: str | None = None,
         frames: int = 8,
+        max_length: int | None = None,
         dtype: str = "float32",
         batch_size: int | str = "auto",
         device: Any = "auto",
@@ -164,6 +167,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         self.preprocessing = preprocessing
         self.video = video
         self.frames = frames
+        self.max_length = max_length
         self.dtype = dtype
         self.batch_size = batch_size
         self.device = device
@@ -318,6 +322,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
             layers=self.layers,
             pooling=self.pooling,
             preprocessing=self.preprocessing,
+            max_length=self.max_length,
             device=self.device,
             weights=self.weights,
         )
