@@ -10,19 +10,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pyfeat.backbones import _resemblyzer
 from pyfeat.backbones._backbone import Backbone, freeze
 from pyfeat.backbones._layers import POOLINGS, Layers
 from pyfeat.backbones._lite import load_lite
 from pyfeat.backbones._modality import Preparation
 from pyfeat.backbones._names import find_source
 from pyfeat.backbones._pretrained import IMAGENET, Pretrained
+from pyfeat.backbones._resemblyzer import load_resemblyzer
 from pyfeat.backbones._timm import load_timm, preprocessing_of_module
 from pyfeat.backbones._torchvision import load_torchvision
 from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
-_LOADERS: dict[str, Any] = {"pyfeat": load_lite, "torchvision": load_torchvision, "timm": load_timm}
+
+def _load_packaged(name: str, preprocessing: Any) -> Pretrained:
+    loader: Any = load_resemblyzer if name in _resemblyzer.NAMES else load_lite
+    return loader(name, preprocessing)
+
+
+_LOADERS: dict[str, Any] = {
+    "pyfeat": _load_packaged,
+    "torchvision": load_torchvision,
+    "timm": load_timm,
+}
 
 
 def load_backbone(
@@ -39,6 +51,7 @@ def load_backbone(
     ----------
     backbone : str or nn.Module
         - "efficientnet_lite0": ImageNet weights from a Python package, no download;
+        - "resemblyzer": a speaker encoder for recordings, its weights from a Python package too;
         - "torchvision/NAME" or "torchvision/NAME@WEIGHTS", "timm/NAME" or "timm/NAME.TAG": the
           weights are downloaded on first use, without @WEIGHTS or .TAG the default ones;
         - a bare name: torchvision's model of that name, else timm's;

@@ -8,13 +8,13 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 
-from pyfeat.backbones import _lite
+from pyfeat.backbones import _lite, _resemblyzer
 from pyfeat.backbones._pretrained import INSTALL_HINT
 from pyfeat.backbones._timm import has_timm_model, timm_names
 from pyfeat.backbones._torchvision import torchvision_names
 
 _LISTS: dict[str, Callable[[], list[str]]] = {
-    "pyfeat": lambda: list(_lite.NAMES),
+    "pyfeat": lambda: [*_lite.NAMES, *_resemblyzer.NAMES],
     "torchvision": torchvision_names,
     "timm": timm_names,
 }
@@ -75,7 +75,7 @@ def find_source(name: str) -> tuple[str, str]:
     ValueError
         If no source has the name; the message lists close ones.
     """
-    if name in _lite.NAMES:
+    if name in (*_lite.NAMES, *_resemblyzer.NAMES):
         return "pyfeat", name
     prefix, slash, rest = name.partition("/")
     bare = rest if slash else name

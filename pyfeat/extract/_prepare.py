@@ -17,6 +17,9 @@ from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input, key_of
 from pyfeat.extract._readers import Reader
 
+# Bytes of finished tensors from which on no more are made ahead: hours of sound are long.
+_AHEAD = 2**30
+
 Status = Literal["ready", "stored", "repeated", "bad"]
 
 
@@ -112,10 +115,15 @@ def prepare_all(preparer: Preparer, inputs: Iterable[Input], ahead: int) -> Iter
                 # A copy each: `with pyfeat.backend(...)` holds in the threads too.
                 context = copy_context()
                 waiting.append(pool.submit(context.run, preparer.prepare, position, item))
-                if len(waiting) > ahead:
+                while waiting and (len(waiting) > ahead or _bytes_of(waiting) > _AHEAD):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _bytes_of(waiting: Iterable[Future[Prepared]]) -> int:
+    done = [f.result().tensor for f in waiting if f.done() and f.exception() is None]
+    return sum(t.untyped_storage().nbytes() for t in done if t is not None)
