@@ -26,8 +26,9 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 
 
 def _load_packaged(name: str, preprocessing: Any) -> Pretrained:
-    loader: Any = load_resemblyzer if name in _resemblyzer.NAMES else load_lite
-    return loader(name, preprocessing)
+    if name in _resemblyzer.NAMES:
+        return load_resemblyzer(name, preprocessing)
+    return load_lite(name, preprocessing)
 
 
 _LOADERS: dict[str, Any] = {
