@@ -120,7 +120,7 @@ def _expand(item: str, column: str | None, suffixes: frozenset[str]) -> Iterable
 
 
 def _files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[str]:
-    """Yield files with such suffixes and what cannot be looked into; links to folders are followed once."""
+    """Yield such files and what cannot be looked into; links to folders are followed once."""
     unreadable: list[str] = []
     seen = {os.path.realpath(folder)}
     walk = os.walk(folder, onerror=lambda e: unreadable.append(str(e.filename)), followlinks=True)

@@ -175,5 +175,5 @@ def test_message_says_which_kind_of_file_is_missing(tree: Path) -> None:
 
 
 def test_unknown_modality_is_refused(tree: Path) -> None:
-    with pytest.raises(ValueError, match="modality must be one of .*, got 'smell'"):
+    with pytest.raises(ValueError, match=r"modality must be one of .*, got 'smell'"):
         collect(tree, modality="smell")
