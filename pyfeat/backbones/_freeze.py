@@ -19,9 +19,11 @@ _SAME_PADDING = _CONVS[1]
 
 # glibc gives blocks of 32 MiB and more back to the system at once: every forward pass would then
 # pay for the page faults of its largest activations again (a factor of 2 for a convolutional
-# network). Fewer images at a time stay below it; 4 already fill the cores.
+# network). Fewer images at a time stay below it; 4 already fill the cores, of texts 8: short ones
+# have few tokens for a product.
 _MALLOC_LIMIT = 32 * 2**20
 _MAX_CHUNK = 4
+_MAX_CHUNK_OF_TEXTS = 8
 
 
 @dataclass
@@ -67,12 +69,13 @@ def make_fast(module: nn.Module, example: tuple[Tensor, ...], device: torch.devi
 
 def chunk_of(module: nn.Module, example: tuple[Tensor, ...]) -> int:
     """Return how many inputs to compute at a time on a CPU."""
+    most = _MAX_CHUNK if example[0].is_floating_point() else _MAX_CHUNK_OF_TEXTS
     with torch.inference_mode():
-        return _chunk(_run_traced(module, example).largest // len(example[0]))
+        return _chunk(_run_traced(module, example).largest // len(example[0]), most)
 
 
-def _chunk(bytes_per_image: int) -> int:
-    fit = min(_MAX_CHUNK, (_MALLOC_LIMIT - 1) // max(bytes_per_image, 1))
+def _chunk(bytes_per_input: int, most: int = _MAX_CHUNK) -> int:
+    fit = min(most, (_MALLOC_LIMIT - 1) // max(bytes_per_input, 1))
     return 1 << max(fit.bit_length() - 1, 0)
 
 

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pyfeat.backbones import _resemblyzer
 from pyfeat.backbones._backbone import Backbone, freeze
+from pyfeat.backbones._hf import load_hf
 from pyfeat.backbones._layers import POOLINGS, Layers
 from pyfeat.backbones._lite import load_lite
-from pyfeat.backbones._modality import Preparation
-from pyfeat.backbones._names import find_source
+from pyfeat.backbones._modality import Preparation, Tokenization
+from pyfeat.backbones._names import OPEN_SOURCES, find_source
 from pyfeat.backbones._pretrained import IMAGENET, Pretrained
-from pyfeat.backbones._resemblyzer import load_resemblyzer
+from pyfeat.backbones._resemblyzer import RESEMBLYZER, load_resemblyzer
+from pyfeat.backbones._st import MINILM, load_minilm, load_st
 from pyfeat.backbones._timm import load_timm, preprocessing_of_module
 from pyfeat.backbones._torchvision import load_torchvision
 from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
-
-def _load_packaged(name: str, preprocessing: Any) -> Pretrained:
-    if name in _resemblyzer.NAMES:
-        return load_resemblyzer(name, preprocessing)
-    return load_lite(name, preprocessing)
-
-
 _LOADERS: dict[str, Any] = {
-    "pyfeat": _load_packaged,
+    "pyfeat": lambda name, chosen: _OWN.get(name, load_lite)(name, chosen),
     "torchvision": load_torchvision,
     "timm": load_timm,
+    "hf": load_hf,
+    "st": load_st,
 }
+_OWN: dict[str, Any] = {MINILM: load_minilm, RESEMBLYZER: load_resemblyzer}
 
 
 def load_backbone(
@@ -44,6 +43,7 @@ def load_backbone(
     layers: Layers = -1,
     pooling: str = "auto",
     preprocessing: Preparation | None = None,
+    max_length: int | None = None,
     device: str | torch.device = "auto",
 ) -> Backbone:
     """Return a frozen backbone by name, or freeze a module of your own.
@@ -52,9 +52,13 @@ def load_backbone(
     ----------
     backbone : str or nn.Module
         - "efficientnet_lite0": ImageNet weights from a Python package, no download;
-        - "resemblyzer": a speaker encoder for recordings, its weights from a Python package too;
+        - "minilm": all-MiniLM-L6-v2, for texts, from a Python package;
+        - "resemblyzer": a speaker encoder, for recordings, from a Python package;
         - "torchvision/NAME" or "torchvision/NAME@WEIGHTS", "timm/NAME" or "timm/NAME.TAG": the
           weights are downloaded on first use, without @WEIGHTS or .TAG the default ones;
+        - "hf/NAME": a model of transformers, from a folder or the Hugging Face hub, for images,
+          texts or recordings; of two towers (CLIP, SigLIP) the one for images, "hf/NAME#text" for texts;
+        - "st/NAME": a model of sentence-transformers, with its own pooling and normalisation;
         - a bare name: torchvision's model of that name, else timm's;
         - a module that maps (n, 3, crop, crop) to (n, d) or to (n, c, h, w), which is averaged
           over h and w. It is copied: training it further changes neither the rows of this backbone
@@ -70,6 +74,8 @@ def load_backbone(
     preprocessing : Preprocessing, optional
         By default what the weights were trained with; for a module that of its timm
         `pretrained_cfg` if it has one, else the usual ImageNet one (256, 224, bilinear).
+    max_length : int, optional
+        Most tokens of a text, if fewer than the model takes. Part of the identity of the rows.
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is a GPU, else the CPU.
 
@@ -109,9 +115,11 @@ def load_backbone(
         raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {pooling!r}")
     wanted = layers if isinstance(layers, (int, str)) else tuple(layers)
     if isinstance(backbone, str):
-        return _load_named(backbone, wanted, pooling, preprocessing, str(where))
+        settings = (wanted, pooling, preprocessing, max_length, str(where), _state_of(backbone))
+        return _load_named(backbone, *settings)
     if isinstance(backbone, nn.Module):
-        return freeze(_take_module(backbone, preprocessing), where, wanted, pooling)
+        found = shortened(_take_module(backbone, preprocessing), max_length)
+        return freeze(found, where, wanted, pooling)
     raise TypeError(f"backbone must be a name or an nn.Module, got {type(backbone).__name__}")
 
 
@@ -137,11 +145,52 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 @lru_cache(maxsize=2)
 def _load_named(
-    name: str, layers: Layers, pooling: str, preprocessing: Preparation | None, device: str
+    name: str,
+    layers: Layers,
+    pooling: str,
+    preprocessing: Preparation | None,
+    max_length: int | None,
+    device: str,
+    _state: tuple[tuple[str, int, int], ...],
 ) -> Backbone:
     source, inner = find_source(name)
-    found = _LOADERS[source](inner, preprocessing)
+    found = shortened(_LOADERS[source](inner, preprocessing), max_length)
     return freeze(found, torch.device(device), layers, pooling)
+
+
+def _state_of(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Return names, times and sizes of the files of a folder: it may have been written anew."""
+    prefix, _, rest = name.partition("/")
+    folder = Path(rest.partition("#")[0]).expanduser()
+    if prefix not in OPEN_SOURCES or not rest or not folder.is_dir():
+        return ()
+    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return tuple((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in files)
+
+
+def shortened(found: Pretrained, max_length: int | None) -> Pretrained:
+    """Return a model that sees at most `max_length` tokens of a text.
+
+    Raises
+    ------
+    TypeError
+        If `max_length` is no integer.
+    ValueError
+        If it leaves no room for a token of the text, or the model takes no texts or only those of
+        one length.
+    """
+    spec = found.preprocessing
+    if max_length is None:
+        return found
+    if not isinstance(max_length, int) or isinstance(max_length, bool):
+        raise TypeError(f"max_length must be an integer, got {max_length!r}")
+    if not isinstance(spec, Tokenization) or spec.fixed:
+        takes = "texts of one length" if isinstance(spec, Tokenization) else "no texts"
+        raise ValueError(f"max_length must be None for {found.name}, which takes {takes}")
+    least = spec.tokenizer.num_special_tokens_to_add(False) + 1
+    if max_length < least:
+        raise ValueError(f"max_length must be at least {least}, got {max_length}")
+    return replace(found, preprocessing=replace(spec, max_length=min(max_length, spec.max_length)))
 
 
 def _take_module(module: nn.Module, preprocessing: Preparation | None) -> Pretrained:

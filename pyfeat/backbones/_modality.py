@@ -29,20 +29,28 @@ class Tokenization:
         Token that fills up.
     identity : str
         Hash of the vocabulary and the rules of the tokenizer.
-    lower : bool, default=False
-        Whether the text is lowered before the tokenizer sees it.
+    prefix : str, default=""
+        What stands in front of every text.
+    fixed : bool, default=False
+        Whether every text is filled up to `max_length`, and the filling read like the text.
     """
 
     tokenizer: Any = field(repr=False)
     max_length: int
     pad_id: int
     identity: str
-    lower: bool = False
+    prefix: str = ""
+    fixed: bool = False
 
     def to_parts(self) -> dict[str, Any]:
         """Return the settings as JSON values, for a fingerprint."""
         parts = {"tokenizer": self.identity, "max_length": self.max_length}
-        return {**parts, "lower": True} if self.lower else parts
+        if self.prefix:
+            parts["prefix"] = self.prefix
+        if self.fixed:
+            parts["fixed"] = True
+            parts["pad_id"] = self.pad_id
+        return parts
 
 
 @dataclass(frozen=True)
@@ -99,15 +107,22 @@ def modality_of(preparation: Preparation) -> str:
 
 
 def bucket_of(length: int, max_length: int) -> int:
-    """Return the length to which a sequence of `length` tokens is filled up."""
-    return min(-(-length // _BUCKET) * _BUCKET, max_length)
+    """Return the bucket of a sequence of `length` tokens: the length to which it is filled up.
+
+    Only a sequence of `max_length` is not filled up at all, and has a bucket of its own,
+    `max_length + 1`. So in a batch of one bucket all masks have a zero or none has: attention
+    without a mask is another kernel, and rows would depend on their neighbours.
+    """
+    if length >= max_length:
+        return max_length + 1
+    return min((length // _BUCKET + 1) * _BUCKET, max_length)
 
 
 def example_inputs(preparation: Preparation, n: int) -> tuple[Tensor, ...]:
     """Return `n` inputs of noise, the same in every process."""
     generator = torch.Generator().manual_seed(0)
     if isinstance(preparation, Tokenization):
-        length = bucket_of(24, preparation.max_length)
+        length = min(bucket_of(24, preparation.max_length), preparation.max_length)
         vocabulary = preparation.tokenizer.get_vocab_size()
         ids = torch.randint(0, vocabulary, (n, length), generator=generator)
         return ids, torch.ones_like(ids)

@@ -8,13 +8,18 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 
-from pyfeat.backbones import _lite, _resemblyzer
+from pyfeat.backbones import _lite
 from pyfeat.backbones._pretrained import INSTALL_HINT
+from pyfeat.backbones._resemblyzer import RESEMBLYZER
+from pyfeat.backbones._st import MINILM
 from pyfeat.backbones._timm import has_timm_model, timm_names
 from pyfeat.backbones._torchvision import torchvision_names
 
+_OWN = (*_lite.NAMES, MINILM, RESEMBLYZER)
+# Names that no list can hold: folders, and what is on a hub.
+OPEN_SOURCES = ("hf", "st")
 _LISTS: dict[str, Callable[[], list[str]]] = {
-    "pyfeat": lambda: [*_lite.NAMES, *_resemblyzer.NAMES],
+    "pyfeat": lambda: list(_OWN),
     "torchvision": torchvision_names,
     "timm": timm_names,
 }
@@ -40,7 +45,8 @@ def list_backbones(pattern: str = "") -> list[BackboneName]:
     -------
     names : list of BackboneName
         Each with `name` and `source`, the source being "pyfeat" (weights in a Python package),
-        "torchvision" or "timm" (weights downloaded on first use). No name is listed twice.
+        "torchvision" or "timm" (weights downloaded on first use). No name is listed twice. What
+        "hf/" and "st/" may name is on a hub or in folders, and not listed.
 
     Raises
     ------
@@ -75,9 +81,11 @@ def find_source(name: str) -> tuple[str, str]:
     ValueError
         If no source has the name; the message lists close ones.
     """
-    if name in (*_lite.NAMES, *_resemblyzer.NAMES):
+    if name in _OWN:
         return "pyfeat", name
     prefix, slash, rest = name.partition("/")
+    if rest and prefix in OPEN_SOURCES:
+        return prefix, rest
     bare = rest if slash else name
     for source, knows in (("torchvision", _torchvision_has), ("timm", has_timm_model)):
         asked = prefix == source if slash else source in _installed()

@@ -16,7 +16,7 @@ from pyfeat.backbones._mel import MelSpectrogram
 from pyfeat.backbones._modality import AudioPreprocessing
 from pyfeat.backbones._pretrained import Pretrained, explain_missing_weights
 
-NAMES = ("resemblyzer",)
+RESEMBLYZER = "resemblyzer"
 
 _RATE, _FRAME, _HOP, _MELS = 16_000, 400, 160, 40  # frames of 25 ms, every 10 ms
 _FRAMES, _STEP = 160, 77  # frames of a window, and between the starts of two: 1.3 a second

@@ -63,6 +63,8 @@ class FeatureExtractor(
         float32.
     preprocessing : Preprocessing, optional
         Size, crop, filter, mean and deviation; by default what the weights were trained with.
+    max_length : int, optional
+        Most tokens of a text, if fewer than the model takes.
     dtype : {"float32", "float16"}, default="float32"
         Type of the rows, returned and stored.
     batch_size : int or "auto", default="auto"
@@ -135,6 +137,7 @@ class FeatureExtractor(
         precision: str = "fp32",
         min_cosine: float = 0.995,
         preprocessing: Preprocessing | None = None,
+        max_length: int | None = None,
         dtype: str = "float32",
         batch_size: int | str = "auto",
         device: Any = "auto",
@@ -151,6 +154,7 @@ class FeatureExtractor(
         self.precision = precision
         self.min_cosine = min_cosine
         self.preprocessing = preprocessing
+        self.max_length = max_length
         self.dtype = dtype
         self.batch_size = batch_size
         self.device = device
@@ -296,6 +300,7 @@ class FeatureExtractor(
             layers=self.layers,
             pooling=self.pooling,
             preprocessing=self.preprocessing,
+            max_length=self.max_length,
             device=self.device,
         )
 

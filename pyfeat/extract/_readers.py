@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pyfeat.backbones import AudioPreprocessing, Backbone, Tokenization, bucket_of
+from pyfeat.backbones import AudioPreprocessing, Backbone, Tokenization
 from pyfeat.errors import InputError
 from pyfeat.extract._audio import AudioReader
 from pyfeat.extract._decode import image_from_array, image_from_pil, read_file
+from pyfeat.extract._text import TextReader
 from pyfeat.ops import Preprocessing, decode_preprocess, preprocess
 
 Content = bytes | str | NDArray[Any]
@@ -87,55 +88,3 @@ class ImageReader:
     def bucket(self, _tensor: Tensor) -> int:
         """Return 0: all images have one size."""
         return 0
-
-
-class TextReader:
-    """Texts as str or UTF-8 bytes, and text files as paths."""
-
-    def __init__(self, tokenization: Tokenization) -> None:
-        self._tokenization = tokenization
-
-    def content(self, value: Any, name: str) -> Content:
-        """Return the text."""
-        if isinstance(value, str):
-            return value
-        if isinstance(value, os.PathLike):
-            value = read_file(Path(value))
-        if not isinstance(value, (bytes, bytearray, memoryview)):
-            kind = type(value).__name__
-            raise InputError(name, f"must be a str, UTF-8 bytes or a Path, got {kind}")
-        try:
-            return bytes(value).decode()
-        except UnicodeDecodeError as error:
-            raise InputError(name, f"it is no UTF-8 text: {error.reason}") from None
-
-    def tensor(self, content: Content, name: str) -> tuple[Tensor, bool]:
-        """Return the tokens (length,), at most `max_length`."""
-        spec = self._tokenization
-        text = str(content)
-        if not text.strip():
-            raise InputError(name, "it is empty")
-        try:
-            encoding = spec.tokenizer.encode(text.lower() if spec.lower else text)
-        except (TypeError, UnicodeEncodeError) as error:  # lone surrogates
-            raise InputError(name, f"it has no tokens: {error}") from None
-        ids = encoding.ids
-        # Special tokens at the end (</s>, [SEP]) survive the cut.
-        if cut := len(ids) > spec.max_length:
-            tail = next(i for i, s in enumerate(reversed(encoding.special_tokens_mask)) if not s)
-            ids = ids[: spec.max_length - tail] + ids[len(ids) - tail :]
-        return torch.tensor(ids, dtype=torch.int64), cut
-
-    def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
-        """Return tokens and mask, both (n, length) with one length for a bucket."""
-        length = self.bucket(max(tensors, key=len))
-        ids = torch.full((len(tensors), length), self._tokenization.pad_id)
-        mask = torch.zeros_like(ids)
-        for i, tokens in enumerate(tensors):
-            ids[i, : len(tokens)] = tokens
-            mask[i, : len(tokens)] = 1
-        return (ids, mask), [1] * len(tensors)
-
-    def bucket(self, tensor: Tensor) -> int:
-        """Return the length to which the tokens are filled up."""
-        return bucket_of(len(tensor), self._tokenization.max_length)
