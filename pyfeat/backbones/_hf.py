@@ -54,8 +54,8 @@ def load_hf(name: str, preprocessing: Preparation | None) -> Pretrained:
     ImportError
         If transformers is missing.
     ValueError
-        If it is no model of images, texts or samples of sound, or needs code, a tokenizer or a preprocessing that we
-        do not run.
+        If it is no model of images, texts or samples of sound, or needs code, a tokenizer or a
+        preprocessing that we do not run.
     OSError
         If files can neither be read from the cache nor downloaded.
 

@@ -57,7 +57,8 @@ def load_backbone(
         - "torchvision/NAME" or "torchvision/NAME@WEIGHTS", "timm/NAME" or "timm/NAME.TAG": the
           weights are downloaded on first use, without @WEIGHTS or .TAG the default ones;
         - "hf/NAME": a model of transformers, from a folder or the Hugging Face hub, for images,
-          texts or recordings; of two towers (CLIP, SigLIP) the one for images, "hf/NAME#text" for texts;
+          texts or recordings; of two towers (CLIP, SigLIP) the one for images, "hf/NAME#text" for
+          texts;
         - "st/NAME": a model of sentence-transformers, with its own pooling and normalisation;
         - a bare name: torchvision's model of that name, else timm's;
         - a module that maps (n, 3, crop, crop) to (n, d) or to (n, c, h, w), which is averaged
