@@ -61,9 +61,7 @@ def states_of(folder: Path, samples: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def clips(rng: np.random.Generator) -> list[np.ndarray]:
-    return [
-        (0.1 * rng.standard_normal(n) + 0.02).astype(np.float32) for n in (RATE, 7_001, 16_003)
-    ]
+    return [(0.1 * rng.standard_normal(n) + 0.02).astype(np.float32) for n in (RATE, 7_001, 16_003)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
