@@ -17,6 +17,7 @@ from torch import nn
 from pyfeat import FeatureExtractor, FeatureStore, jobs
 from pyfeat.backbones import AudioPreprocessing
 from pyfeat.errors import InputError
+from pyfeat.extract import Input, _prepare
 from pyfeat.extract._audio import AudioReader, normalized, windows
 
 soundfile = pytest.importorskip("soundfile")
@@ -254,6 +255,29 @@ def test_hour_of_windows_goes_through_in_several_passes() -> None:
     expected = Moments()(cut).detach().double().mean(dim=0).numpy()
     got = extractor().transform([wave])[0]
     np.testing.assert_allclose(got, expected, rtol=0, atol=64 * EPS * 3)
+
+
+def test_hours_of_sound_are_not_all_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Room for two of these: the others wait until somebody takes what is ready.
+    n, made = 10_000, []
+    monkeypatch.setattr(_prepare, "_AHEAD", 2 * 4 * n)
+    monkeypatch.setenv("PYFEAT_NUM_THREADS", "2")
+    reader = AudioReader(replace(PLAIN, window=10.0, hop=10.0))
+    make = reader.tensor
+
+    def tensor(content: Any, name: str) -> Any:
+        made.append(name)
+        return make(content, name)
+
+    monkeypatch.setattr(reader, "tensor", tensor)
+    inputs = [Input(str(i), np.full(n, i, np.float32)) for i in range(20)]
+    preparer = _prepare.Preparer(reader, None)
+    for taken, p in enumerate(_prepare.prepare_all(preparer, inputs, 16), 1):
+        # Two that are held, one that passed beside each of two threads, one that was waited for.
+        assert len(made) <= taken + 2 + 2 + 1
+        assert p.tensor is not None
+        assert p.tensor[0, 0] == taken - 1
+    assert len(made) == 20
 
 
 def test_overlapping_windows_share_memory() -> None:
