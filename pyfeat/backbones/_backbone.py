@@ -209,6 +209,8 @@ def freeze(
 def _tap(
     module: nn.Module, layers: Layers, pooling: str, example: Inputs
 ) -> tuple[nn.Module, list[str], tuple[tuple[int, ...], ...]]:
+    if pooling == "none" and example[0].dtype == torch.int64:
+        raise ValueError("pooling must not be 'none' for texts, which differ in length")
     names = resolve_layers(module, layers, example)
     if pooling != "auto":
         names = [last_map(module, example) if name == OUTPUT else name for name in names]

@@ -11,6 +11,7 @@ from pyfeat.backbones._hf_audio import AUDIO_TYPES, load_hf_audio
 from pyfeat.backbones._hf_files import (
     check_complete,
     config_hash,
+    first_line,
     import_transformers,
     load_model,
     place_of,
@@ -35,6 +36,8 @@ from pyfeat.backbones._st_config import pooling_modes
 _TOWERS = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
 # Read every text filled up to one length, and take the row from its last position.
 _FIXED_LENGTH = ("siglip",)
+# Of an encoder and a decoder, the encoder reads texts on its own.
+_WITH_DECODER = ("mt5", "t5", "t5gemma", "umt5")
 _TEXT = "text"
 
 
@@ -69,19 +72,13 @@ def load_hf(name: str, preprocessing: Preparation | None) -> Pretrained:
     place, _, part = name.partition("#")
     place = place_of(place)
     full_name = f"hf/{place}#{part}" if part else f"hf/{place}"
-    transformers = import_transformers(full_name)
-    with quiet(), reading(place):
-        try:
-            config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
-        except (ImportError, KeyError, ValueError) as error:
-            rule = "be a model that transformers knows without code from the hub"
-            raise ValueError(f"{full_name} must {rule}, got {_first_line(error)}") from error
+    config = _config(place, full_name)
     if config.model_type in AUDIO_TYPES and not part:
         return load_hf_audio(place, preprocessing)
     is_pair = config.model_type in _TOWERS
     if part and not (is_pair and part == _TEXT):
         raise ValueError(f"backbone must be NAME, or NAME#text of two towers, got {full_name!r}")
-    model, missing = load_model(_class_of(transformers, config), place, full_name)
+    model, missing = load_model(_class_of(config), place, full_name)
     model.config.use_cache = False
     if is_pair:
         check_complete(missing, full_name)
@@ -90,6 +87,7 @@ def load_hf(name: str, preprocessing: Preparation | None) -> Pretrained:
     if takes == "pixel_values":
         return _images(model, missing, place, full_name, preprocessing)
     if takes == "input_ids":
+        check_no_preprocessing(preprocessing, full_name)
         return _texts(model, missing, place, full_name)
     raise ValueError(f"{full_name} must take pixel_values or input_ids, got {takes}")
 
@@ -102,10 +100,7 @@ def encoder_of_texts(place: str, name: str) -> Any:
     ValueError, OSError
         As `load_hf`.
     """
-    transformers = import_transformers(name)
-    with quiet(), reading(place):
-        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
-    model, missing = load_model(_class_of(transformers, config), place, name)
+    model, missing = load_model(_class_of(_config(place, name)), place, name)
     model.config.use_cache = False
     check_complete(_drop_pooler(model, missing), name)
     return model
@@ -209,6 +204,7 @@ def _tower(model: Any, place: str, name: str, is_text: bool, preprocessing: Any)
         module: nn.Module = _ImageTower(model)
         chosen: Preparation = preprocessing or load_preprocessing(place, name)
         return Pretrained(name, "hf", architecture, module, chosen)
+    check_no_preprocessing(preprocessing, name)
     tokenizer = load_tokenizer(place, name)
     fixed = kind in _FIXED_LENGTH
     length = max_length_of(model, tokenizer)
@@ -217,10 +213,27 @@ def _tower(model: Any, place: str, name: str, is_text: bool, preprocessing: Any)
     return Pretrained(name, "hf", architecture, module, chosen)
 
 
-def _class_of(transformers: Any, config: Any) -> Any:
-    if getattr(config, "is_encoder_decoder", False):
-        return transformers.AutoModelForTextEncoding
-    return transformers.AutoModel
+def _config(place: str, name: str) -> Any:
+    transformers = import_transformers(name)
+    with quiet(), reading(place):
+        try:
+            return transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        except (ImportError, KeyError, ValueError) as error:
+            rule = "be a model that transformers knows without code from the hub"
+            raise ValueError(f"{name} must {rule}, got {first_line(error)}") from error
+
+
+def _class_of(config: Any) -> Any:
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    return AutoModelForTextEncoding if config.model_type in _WITH_DECODER else AutoModel
+
+
+def check_no_preprocessing(preprocessing: Any, name: str) -> None:
+    """Raise ValueError if images are to be prepared for a model of texts."""
+    if preprocessing is not None:
+        rule = "be None for texts, which take max_length="
+        raise ValueError(f"preprocessing of {name} must {rule}, got {preprocessing!r}")
 
 
 def _drop_pooler(model: Any, missing: set[str]) -> set[str]:
@@ -228,8 +241,3 @@ def _drop_pooler(model: Any, missing: set[str]) -> set[str]:
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None
     return {key for key in missing if not key.startswith("pooler.")}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else error!r}"

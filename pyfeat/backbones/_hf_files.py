@@ -114,10 +114,15 @@ def load_model(auto: Any, place: str, name: str, **settings: Any) -> tuple[Any, 
                 place, trust_remote_code=False, output_loading_info=True, **settings
             )
         except (ImportError, KeyError, ValueError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             rule = "be one that transformers can load without code from the hub"
-            raise ValueError(f"{name} must {rule}, got {type(error).__name__}: {first}") from error
+            raise ValueError(f"{name} must {rule}, got {first_line(error)}") from error
     return model, set(info["missing_keys"])
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an error, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def check_complete(missing: set[str], name: str) -> None:
@@ -145,8 +150,7 @@ def config_hash(config: Mapping[str, Any], *others: Any) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers from drawing bars and telling what it found in a file."""
-    from transformers.utils import logging
-
+    logging: Any = import_transformers("hf").utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pyfeat.backbones._hf_files import find_file, import_transformers, quiet, reading
+from pyfeat.backbones._hf_files import find_file, first_line, import_transformers, quiet, reading
 from pyfeat.ops._preprocess import Preprocessing
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
@@ -50,7 +50,7 @@ def load_preprocessing(place: str, name: str) -> Preprocessing:
                 place, trust_remote_code=False
             )
         except (ImportError, KeyError, ValueError) as error:
-            raise _refusal(name, f"{type(error).__name__}: {error}") from error
+            raise _refusal(name, first_line(error)) from error
     return preprocessing_of(type(processor).__name__, processor.to_dict(), name)
 
 
@@ -102,7 +102,7 @@ def preprocessing_of(kind: str, config: Mapping[str, Any], name: str) -> Preproc
 def _geometry(family: str, config: Mapping[str, Any], name: str) -> tuple[int, int, str]:
     """Return resize, crop and mode."""
     size = {k: v for k, v in dict(config.get("size") or {}).items() if v is not None}
-    short = size.get("shortest_edge")
+    short: Any = size.get("shortest_edge")
     if family == _SCALED and set(size) == {"shortest_edge"}:
         if short >= _WARPED_FROM:
             return short, short, "stretch"
@@ -111,14 +111,14 @@ def _geometry(family: str, config: Mapping[str, Any], name: str) -> tuple[int, i
     mode = "stretch" if short is None else "crop"
     if side is None:
         raise _refusal(name, f"size {size}")
-    crop = side
-    if config.get("do_center_crop"):
-        cut = {k: v for k, v in dict(config.get("crop_size") or {}).items() if v is not None}
-        crop = _square(cut)
-        if crop is None or crop > side:
-            raise _refusal(name, f"crop_size {cut} of size {size}")
-    elif mode == "crop":
-        raise _refusal(name, f"size {size} without a centre crop")
+    if not config.get("do_center_crop"):
+        if mode == "crop":
+            raise _refusal(name, f"size {size} without a centre crop")
+        return side, side, mode
+    cut = {k: v for k, v in dict(config.get("crop_size") or {}).items() if v is not None}
+    crop = _square(cut)
+    if crop is None or crop > side:
+        raise _refusal(name, f"crop_size {cut} of size {size}")
     return side, crop, mode
 
 

@@ -126,7 +126,8 @@ def pool_layer(x: Tensor, pooling: str, prefix: int, mask: Tensor | None, name: 
         prefix, mask = 0, None
     if pooling == "auto":
         pooling = "cls" if prefix else "avg"
-    if pooling in ("cls", "cls+avg") and not prefix:
+    # Texts begin with a special token; whether a row of it means something is up to the model.
+    if pooling in ("cls", "cls+avg") and not prefix and mask is None:
         raise ValueError(f"pooling must be one without a class token for {name!r}, got {pooling!r}")
     first = [tokens[:, 0]] if pooling in ("cls", "cls+avg") else []
     if pooling == "cls":

@@ -114,6 +114,9 @@ def load_backbone(
     where = resolve_device(device)
     if pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {pooling!r}")
+    is_count = isinstance(max_length, int) and not isinstance(max_length, bool)
+    if max_length is not None and not is_count:
+        raise TypeError(f"max_length must be an integer or None, got {max_length!r}")
     wanted = layers if isinstance(layers, (int, str)) else tuple(layers)
     if isinstance(backbone, str):
         settings = (wanted, pooling, preprocessing, max_length, str(where), _state_of(backbone))
@@ -174,17 +177,13 @@ def shortened(found: Pretrained, max_length: int | None) -> Pretrained:
 
     Raises
     ------
-    TypeError
-        If `max_length` is no integer.
     ValueError
-        If it leaves no room for a token of the text, or the model takes no texts or only those of
-        one length.
+        If `max_length` leaves no room for a token of the text, or the model takes no texts or only
+        those of one length.
     """
     spec = found.preprocessing
     if max_length is None:
         return found
-    if not isinstance(max_length, int) or isinstance(max_length, bool):
-        raise TypeError(f"max_length must be an integer, got {max_length!r}")
     if not isinstance(spec, Tokenization) or spec.fixed:
         takes = "texts of one length" if isinstance(spec, Tokenization) else "no texts"
         raise ValueError(f"max_length must be None for {found.name}, which takes {takes}")

