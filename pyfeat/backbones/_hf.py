@@ -1,4 +1,4 @@
-"""Models of transformers: images, texts, and towers of both."""
+"""Models of transformers: images, texts, towers of both, and recordings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyfeat.backbones._hf_audio import AUDIO_TYPES, load_hf_audio
 from pyfeat.backbones._hf_files import (
     check_complete,
     config_hash,
@@ -56,8 +57,8 @@ def load_hf(name: str, preprocessing: Preparation | None) -> Pretrained:
     ImportError
         If transformers is missing.
     ValueError
-        If it is no model of images or texts, or needs code, a tokenizer or a preprocessing that we
-        do not run.
+        If it is no model of images, texts or samples of sound, or needs code, a tokenizer or a
+        preprocessing that we do not run.
     OSError
         If files can neither be read from the cache nor downloaded.
 
@@ -66,12 +67,14 @@ def load_hf(name: str, preprocessing: Preparation | None) -> Pretrained:
     The row of an image is the model's own pooled output, or its class token where that goes
     through a layer of its own (ViT, DeiT) that most weights were never trained with. The row of a
     text is the mean of its tokens, or what `1_Pooling/config.json` beside the weights says. Towers
-    give their projected rows, not brought to norm 1.
+    give their projected rows, not brought to norm 1. For recordings see `load_hf_audio`.
     """
     place, _, part = name.partition("#")
     place = place_of(place)
     full_name = f"hf/{place}#{part}" if part else f"hf/{place}"
     config = _config(place, full_name)
+    if config.model_type in AUDIO_TYPES and not part:
+        return load_hf_audio(place, preprocessing)
     is_pair = config.model_type in _TOWERS
     if part and not (is_pair and part == _TEXT):
         raise ValueError(f"backbone must be NAME, or NAME#text of two towers, got {full_name!r}")

@@ -24,6 +24,7 @@ from pyfeat.backbones._modality import Preparation, Tokenization
 from pyfeat.backbones._names import OPEN_SOURCES, find_source
 from pyfeat.backbones._onnx import load_onnx
 from pyfeat.backbones._pretrained import IMAGENET, Pretrained
+from pyfeat.backbones._resemblyzer import RESEMBLYZER, load_resemblyzer
 from pyfeat.backbones._st import MINILM, load_minilm, load_st
 from pyfeat.backbones._timm import load_timm, preprocessing_of_module
 from pyfeat.backbones._torchvision import load_torchvision
@@ -40,7 +41,7 @@ _LOADERS: dict[str, Any] = {
     "onnx": load_onnx,
     "keras": load_keras,
 }
-_OWN: dict[str, Any] = {MINILM: load_minilm}
+_OWN: dict[str, Any] = {MINILM: load_minilm, RESEMBLYZER: load_resemblyzer}
 # Sources whose weights are downloaded, and whose networks can be built without them.
 _WITHOUT_WEIGHTS: dict[str, Callable[[str, Any], Pretrained]] = {
     "torchvision": partial(load_torchvision, pretrained=False),
@@ -66,10 +67,12 @@ def load_backbone(
     backbone : str or nn.Module
         - "efficientnet_lite0": ImageNet weights from a Python package, no download;
         - "minilm": all-MiniLM-L6-v2, for texts, from a Python package;
+        - "resemblyzer": a speaker encoder, for recordings, from a Python package;
         - "torchvision/NAME" or "torchvision/NAME@WEIGHTS", "timm/NAME" or "timm/NAME.TAG": the
           weights are downloaded on first use, without @WEIGHTS or .TAG the default ones;
-        - "hf/NAME": a model of transformers, from a folder or the Hugging Face hub, for images or
-          texts; of two towers (CLIP, SigLIP) the one for images, "hf/NAME#text" for texts;
+        - "hf/NAME": a model of transformers, from a folder or the Hugging Face hub, for images,
+          texts or recordings; of two towers (CLIP, SigLIP) the one for images, "hf/NAME#text" for
+          texts;
         - "st/NAME": a model of sentence-transformers, with its own pooling and normalisation;
         - "onnx/FILE": an image model in an ONNX file; its bytes are its identity, not its path.
           Its layers are the names of tensors of its graph;

@@ -64,11 +64,18 @@ class AudioPreprocessing:
     window : float
         Seconds of one window. A longer recording is cut into windows, whose rows are averaged.
     hop : float
-        Seconds between the starts of two windows. The last window ends with the recording.
+        Seconds between the starts of two windows.
     normalize : {"none", "unit", "volume"}, default="none"
         "unit": mean 0 and variance 1. "volume": raised to -30 dBFS where it is more silent.
     shortest : float, default=0.1
         Seconds up to which a shorter recording is filled with silence.
+    lead : float, default=0
+        Seconds of silence put before a recording.
+    least : float, default=0
+        Above 0 every window is whole: it is filled with silence where the recording ends, and
+        there are as many windows, but at least one, as hold at least so many seconds of the
+        recording. With 0 the last window ends with the recording, and a recording shorter than a
+        window stays as long as it is.
     """
 
     sample_rate: int
@@ -76,10 +83,17 @@ class AudioPreprocessing:
     hop: float
     normalize: str = "none"
     shortest: float = 0.1
+    lead: float = 0.0
+    least: float = 0.0
 
     def to_parts(self) -> dict[str, Any]:
         """Return the settings as JSON values, for a fingerprint."""
         return asdict(self)
+
+    @classmethod
+    def from_parts(cls, parts: dict[str, Any]) -> AudioPreprocessing:
+        """Return the settings that `to_parts` gave."""
+        return cls(**parts)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from importlib.util import find_spec
 
 from pyfeat.backbones import _keras, _lite
 from pyfeat.backbones._pretrained import INSTALL_HINT
+from pyfeat.backbones._resemblyzer import RESEMBLYZER
 from pyfeat.backbones._st import MINILM
 from pyfeat.backbones._timm import has_timm_model, timm_names
 from pyfeat.backbones._torchvision import torchvision_names
 
-_OWN = (*_lite.NAMES, MINILM)
+_OWN = (*_lite.NAMES, MINILM, RESEMBLYZER)
 # Names that no list can hold: folders, and what is on a hub.
 OPEN_SOURCES = ("hf", "st")
 _LISTS: dict[str, Callable[[], list[str]]] = {

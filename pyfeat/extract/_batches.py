@@ -16,6 +16,8 @@ from pyfeat.extract._readers import Reader
 
 AUTO_CPU = 16
 AUTO_CUDA = 128
+# Windows of long recordings in one forward pass.
+_WINDOWS = 64
 
 
 Forward = Callable[[Sequence[Tensor]], NDArray[np.float32]]
@@ -88,7 +90,10 @@ def forward_of(backbone: Backbone, reader: Reader) -> Forward:
 
     def forward(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
         batch, counts = reader.collate(tensors)
-        rows: NDArray[np.float32] = backbone(*batch).cpu().numpy()
+        step = max(len(counts), _WINDOWS)
+        starts = range(0, max(len(batch[0]), 1), step)
+        passes = [backbone(*(t[i : i + step] for t in batch)).cpu().numpy() for i in starts]
+        rows: NDArray[np.float32] = np.concatenate(passes)
         if len(rows) > len(counts):
             ends = np.cumsum([0, *counts])
             rows = np.stack([pool(rows[a:b], axis=0) for a, b in pairwise(ends)])

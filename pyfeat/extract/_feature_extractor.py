@@ -304,7 +304,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
 
     @property
     def modality(self) -> str:
-        """What the backbone takes: "image", "text" or "audio"; loads it."""
+        """What it takes: "image", "text", "audio" or "video"; loads the backbone."""
         return self._base().modality
 
     @property

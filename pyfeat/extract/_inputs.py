@@ -91,9 +91,8 @@ def _array_column(X: NDArray[Any], modality: str) -> Iterable[Any]:
         return list(X)
     if X.ndim == 3 and X.shape[2] in CHANNELS:
         return [X]
-    raise ValueError(
-        f"X must have shape (n, h, w, c) or (h, w, c) when it is one array, got {X.shape}"
-    )
+    shapes = "(n, samples)" if modality == "audio" else "(n, h, w, c) or (h, w, c)"
+    raise ValueError(f"X must have shape {shapes} when it is one array, got {X.shape}")
 
 
 def _name(value: Any, position: int, modality: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,9 @@ from pyfeat._config import num_threads
 from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input, key_of
 from pyfeat.extract._readers import Reader
+
+# Bytes of finished tensors from which on no more are made ahead: hours of sound are long.
+_AHEAD = 2**30
 
 Status = Literal["ready", "stored", "repeated", "bad"]
 
@@ -103,19 +107,68 @@ class Preparer:
             return True
 
 
+class _Room:
+    """Keeps threads from filling the memory with inputs that nobody has taken yet.
+
+    The input that is waited for passes at any time, so that there is no dead lock; those behind it
+    as long as few bytes are held.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held = 0
+        self._wanted = -1
+
+    def prepare(self, preparer: Preparer, position: int, item: Input) -> Prepared:
+        """Return an input, when there is room for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held < _AHEAD or position <= self._wanted)
+        prepared = preparer.prepare(position, item)
+        with self._changed:
+            self._held += _bytes_of(prepared)
+        return prepared
+
+    def take(self, position: int, future: Future[Prepared]) -> Prepared:
+        """Wait for an input, whose bytes are then somebody else's."""
+        self.let_in(position)
+        prepared = future.result()
+        with self._changed:
+            self._held -= _bytes_of(prepared)
+            self._changed.notify_all()
+        return prepared
+
+    def let_in(self, position: int) -> None:
+        """Let inputs up to a position pass."""
+        with self._changed:
+            self._wanted = position
+            self._changed.notify_all()
+
+
+def _bytes_of(prepared: Prepared) -> int:
+    return 0 if prepared.tensor is None else prepared.tensor.untyped_storage().nbytes()
+
+
 def prepare_all(preparer: Preparer, inputs: Iterable[Input], ahead: int) -> Iterator[Prepared]:
-    """Yield every input in order while the next `ahead` are being prepared on threads."""
+    """Yield every input in order while the next `ahead` are being prepared on threads.
+
+    Fewer are where the tensors of those that are ready hold 1 GiB.
+    """
     waiting: deque[Future[Prepared]] = deque()
+    room = _Room()
+    taken = 0
     with ThreadPoolExecutor(num_threads(), thread_name_prefix="pyfeat-decode") as pool:
         try:
             for position, item in enumerate(inputs):
                 # A copy each: `with pyfeat.backend(...)` holds in the threads too.
                 context = copy_context()
-                waiting.append(pool.submit(context.run, preparer.prepare, position, item))
+                waiting.append(pool.submit(context.run, room.prepare, preparer, position, item))
                 if len(waiting) > ahead:
-                    yield waiting.popleft().result()
+                    yield room.take(taken, waiting.popleft())
+                    taken += 1
             while waiting:
-                yield waiting.popleft().result()
+                yield room.take(taken, waiting.popleft())
+                taken += 1
         finally:
             for future in waiting:
                 future.cancel()
+            room.let_in(sys.maxsize)

@@ -20,6 +20,8 @@ from pyfeat.extract._readers import reader_of
 from pyfeat.store import FeatureStore
 
 FLUSH_SECONDS = 5.0
+# Numbers that a batch may hold, about: hours of sound do not wait for others.
+_LARGE = 2**28
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def run(
         if p.tensor is not None:
             bucket = reader.bucket(p.tensor)
             ready[bucket].append(p)
-            if len(ready[bucket]) < batches.size:
+            large = p.tensor.numel() * len(ready[bucket]) > _LARGE
+            if len(ready[bucket]) < batches.size and not large:
                 continue
             yield from _compute(ready.pop(bucket), batches, store, preparer, options.dtype)
             if store is not None and time.monotonic() - flushed > FLUSH_SECONDS:

@@ -30,6 +30,18 @@ IMAGE_SUFFIXES = frozenset(
         ".ico",
     ]
 )
+AUDIO_SUFFIXES = frozenset(
+    [".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au"]
+)
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv"]
+)
+# What is looked for in folders, and what one of them is called.
+_SUFFIXES = {
+    "image": (IMAGE_SUFFIXES, "image"),
+    "audio": (AUDIO_SUFFIXES, "recording"),
+    "video": (VIDEO_SUFFIXES, "video"),
+}
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".parquet"})
 
 
@@ -38,17 +50,22 @@ class Paths(list[str]):
 
 
 def collect(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, column: str | None = None
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    column: str | None = None,
+    modality: str = "image",
 ) -> Paths:
     """Return the absolute paths that inputs stand for, each once, in a fixed order.
 
     Parameters
     ----------
     inputs : path-like or sequence of path-like
-        Folders (searched recursively for images), globs, image files, and lists of paths: `.txt`
-        (one a line), `.csv`, `.tsv`, `.parquet`. Paths in a list are taken from the current folder.
+        Folders (searched recursively), globs, files, and lists of paths: `.txt` (one a line),
+        `.csv`, `.tsv`, `.parquet`. Paths in a list are taken from the current folder.
     column : str, optional
         Column of a table that holds the paths; by default "path" if there is one, else the first.
+    modality : {"image", "audio", "video"}, default="image"
+        Files of which kind are looked for in folders, by their suffix.
 
     Returns
     -------
@@ -59,8 +76,11 @@ def collect(
     ------
     ValueError
         If an input is not there, a glob matches nothing, nothing is found at all, or a list has no
-        such column.
+        such column, or `modality` is another one.
     """
+    if modality not in _SUFFIXES:
+        raise ValueError(f"modality must be one of {list(_SUFFIXES)}, got {modality!r}")
+    suffixes, noun = _SUFFIXES[modality]
     if isinstance(inputs, Paths):
         return inputs
     if isinstance(inputs, (str, os.PathLike)):
@@ -69,11 +89,11 @@ def collect(
         raise ValueError(f"column must be given with a list (.csv ...), got {column!r} without one")
     found: dict[str, None] = {}
     for item in inputs:
-        for path in _expand(os.fspath(item), column):
+        for path in _expand(os.fspath(item), column, suffixes):
             found[os.path.abspath(path)] = None  # noqa: PTH100  symlinks stay as they are
     if not found:
         given = [os.fspath(i) for i in inputs]
-        raise ValueError(f"inputs must name at least one image, got {given}")
+        raise ValueError(f"inputs must name at least one {noun}, got {given}")
     return Paths(found)
 
 
@@ -81,12 +101,12 @@ def _is_list(path: Path) -> bool:
     return path.suffix.lower() in LIST_SUFFIXES and path.is_file()
 
 
-def _expand(item: str, column: str | None) -> Iterable[str]:
+def _expand(item: str, column: str | None, suffixes: frozenset[str]) -> Iterable[str]:
     path = Path(item)
     if path.is_dir():
-        # A folder with the name of an image is most likely a mistake: the job names it.
-        named = [item] if path.suffix.lower() in IMAGE_SUFFIXES else []
-        return [*named, *files_below(path, IMAGE_SUFFIXES)]
+        # A folder with the name of a file is most likely a mistake: the job names it.
+        named = [item] if path.suffix.lower() in suffixes else []
+        return [*named, *files_below(path, suffixes)]
     if _is_list(path):
         return _listed(path, column)
     if os.path.lexists(item):
@@ -95,7 +115,7 @@ def _expand(item: str, column: str | None) -> Iterable[str]:
         matches = sorted(glob.glob(item, recursive=True))  # noqa: PTH207  absolute patterns too
         if not matches:
             raise ValueError(f"inputs must match something, got the glob {item!r}: no match")
-        return [p for match in matches for p in _expand(match, column)]
+        return [p for match in matches for p in _expand(match, column, suffixes)]
     raise ValueError(f"inputs must exist, got {item!r}: no such file or folder")
 
 

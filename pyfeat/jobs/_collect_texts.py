@@ -19,7 +19,9 @@ class Collected(list[Input]):
 
 
 def modality_of_space(space: Space | None) -> str:
-    """Return "image", "text" or "audio": what rows of a space were made of."""
+    """Return "image", "text", "audio" or "video": what rows of a space were made of."""
+    if space is not None and "video" in space.parts:
+        return "video"
     preparation = {} if space is None else space.parts.get("preprocessing", {})
     marks = {"tokenizer": "text", "sample_rate": "audio"}
     return next((marks[mark] for mark in marks if mark in preparation), "image")
@@ -35,7 +37,7 @@ def collect_inputs(
     Parameters
     ----------
     inputs : path-like or sequence of path-like
-    modality : {"image", "text", "audio"}
+    modality : {"image", "text", "audio", "video"}
         To a backbone of texts see `collect_texts`; to the others every path that `collect` finds is
         an input.
     column : str, optional
@@ -49,7 +51,8 @@ def collect_inputs(
         return inputs
     if modality == "text":
         return collect_texts(inputs, column=column)
-    return Collected(Input(path, path) for path in collect(inputs, column=column))
+    found = collect(inputs, column=column, modality=modality)
+    return Collected(Input(path, path) for path in found)
 
 
 def collect_texts(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyfeat._identity import Space, check_same_space
+from pyfeat.backbones import AudioPreprocessing
 from pyfeat.extract import FeatureExtractor
 from pyfeat.heads import LogisticHead
 from pyfeat.jobs._collect_texts import collect_inputs
@@ -91,7 +92,7 @@ def extractor_of(space: Space, weights: str | os.PathLike[str] | None = None) ->
         pooling=parts["pooling"] if tapped else "auto",
         engine=parts.get("engine", "torch"),
         precision="fp32" if precision == "float32" else precision,
-        preprocessing=_image_preprocessing(parts["preprocessing"]),
+        **_preparation(parts["preprocessing"]),
         video=video.get("pooling"),
         frames=video.get("frames", 8),
         dtype=space.dtype,
@@ -102,9 +103,12 @@ def extractor_of(space: Space, weights: str | os.PathLike[str] | None = None) ->
     return extractor
 
 
-def _image_preprocessing(parts: dict[str, Any]) -> Preprocessing | None:
-    """Return what images go through; texts and recordings what the backbone's name brings."""
-    return Preprocessing.from_parts(parts) if "crop" in parts else None
+def _preparation(parts: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an extractor that say what its inputs go through."""
+    if "tokenizer" in parts:
+        return {} if parts.get("fixed") else {"max_length": parts["max_length"]}
+    kind = AudioPreprocessing if "sample_rate" in parts else Preprocessing
+    return {"preprocessing": kind.from_parts(parts)}
 
 
 def _named(

@@ -157,3 +157,23 @@ def test_path_with_two_labels_is_refused(tree: Path) -> None:
     (tree / "labels.csv").write_text("path,label\nb/1.png,cat\nb/1.png,dog\n")
     with pytest.raises(ValueError, match=r"one label, got \['cat', 'dog'\]"):
         read_labels("labels.csv")
+
+
+def test_folder_is_searched_for_recordings_when_told_so(tree: Path) -> None:
+    for name in ("b/one.wav", "a/two.FLAC", "a/three.mp3"):
+        (tree / name).write_bytes(b"x")
+    assert names(collect(tree, modality="audio"), tree) == [
+        "a/three.mp3",
+        "a/two.FLAC",
+        "b/one.wav",
+    ]
+
+
+def test_message_says_which_kind_of_file_is_missing(tree: Path) -> None:
+    with pytest.raises(ValueError, match="inputs must name at least one recording"):
+        collect(tree, modality="audio")
+
+
+def test_unknown_modality_is_refused(tree: Path) -> None:
+    with pytest.raises(ValueError, match=r"modality must be one of .*, got 'smell'"):
+        collect(tree, modality="smell")
