@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pyfeat.backbones._hf_audio import AUDIO_TYPES, load_hf_audio
@@ -27,7 +26,8 @@ from pyfeat.backbones._hf_text import (
     max_length_of,
     tokenization_of,
 )
-from pyfeat.backbones._layers import prefix_tokens, tensor_of
+from pyfeat.backbones._hf_towers import ImageTower, TextTower, drop_other_tower, joint_of
+from pyfeat.backbones._layers import prefix_tokens
 from pyfeat.backbones._modality import Preparation
 from pyfeat.backbones._pretrained import Pretrained
 from pyfeat.backbones._st_config import pooling_modes
@@ -67,7 +67,7 @@ def load_hf(name: str, preprocessing: Preparation | None) -> Pretrained:
     The row of an image is the model's own pooled output, or its class token where that goes
     through a layer of its own (ViT, DeiT) that most weights were never trained with. The row of a
     text is the mean of its tokens, or what `1_Pooling/config.json` beside the weights says. Towers
-    give their projected rows, not brought to norm 1. For recordings see `load_hf_audio`.
+    give their projected rows, brought to norm 1. For recordings see `load_hf_audio`.
     """
     place, _, part = name.partition("#")
     place = place_of(place)
@@ -134,42 +134,6 @@ class _ImageRows(nn.Module):
         return tokens[:, 0] if self._has_class_token else tokens.mean(dim=1)
 
 
-class _ImageTower(nn.Module):
-    """Pixels to projected rows."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return (n, d)."""
-        return _projected(self.model.get_image_features(pixel_values=pixels))
-
-
-class _TextTower(nn.Module):
-    """Tokens and mask to projected rows."""
-
-    def __init__(self, model: Any, fill: int, use_mask: bool) -> None:
-        super().__init__()
-        self.model = model
-        self._fill = fill
-        self._use_mask = use_mask
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return (n, d)."""
-        # CLIP's padding token may be its end token, which marks where the row is read.
-        ids = torch.where(mask > 0, ids, self._fill)
-        seen = {"attention_mask": mask} if self._use_mask else {}
-        return _projected(self.model.get_text_features(input_ids=ids, **seen))
-
-
-def _projected(out: Any) -> Tensor:
-    # A tensor before transformers 5, since then an output whose pooled part is the projected one.
-    pooled = getattr(out, "pooler_output", None)
-    rows: Tensor = tensor_of(out) if pooled is None else pooled
-    return rows
-
-
 def _images(model: Any, missing: set[str], place: str, name: str, preprocessing: Any) -> Pretrained:
     if hasattr(model.config, "mask_ratio"):
         rule = "see the whole image: its encoder hides patches at random"
@@ -196,21 +160,27 @@ def _texts(model: Any, missing: set[str], place: str, name: str) -> Pretrained:
 
 def _tower(model: Any, place: str, name: str, is_text: bool, preprocessing: Any) -> Pretrained:
     kind = model.config.model_type
-    architecture = architecture_of(model, place, _TEXT if is_text else "image")
-    for other in ("vision_model", "visual_projection") if is_text else ("text_model",):
-        if hasattr(model, other):
-            delattr(model, other)
+    tower = _TEXT if is_text else "image"
+    architecture = architecture_of(model, place, tower)
+    joint = joint_of(model, tower)
+    drop_other_tower(model, tower)
     if not is_text:
-        module: nn.Module = _ImageTower(model)
-        chosen: Preparation = preprocessing or load_preprocessing(place, name)
-        return Pretrained(name, "hf", architecture, module, chosen)
+        return Pretrained(
+            name,
+            "hf",
+            architecture,
+            ImageTower(model),
+            preprocessing or load_preprocessing(place, name),
+            l2=True,
+            text=lambda: load_hf(f"{place}#{_TEXT}", None),
+            joint=joint,
+        )
     check_no_preprocessing(preprocessing, name)
     tokenizer = load_tokenizer(place, name)
     fixed = kind in _FIXED_LENGTH
-    length = max_length_of(model, tokenizer)
-    chosen = tokenization_of(tokenizer, length, fixed=fixed)
-    module = _TextTower(model, chosen.pad_id if fixed else 0, use_mask=not fixed)
-    return Pretrained(name, "hf", architecture, module, chosen)
+    chosen = tokenization_of(tokenizer, max_length_of(model, tokenizer), fixed=fixed)
+    module = TextTower(model, chosen.pad_id if fixed else 0, use_mask=not fixed)
+    return Pretrained(name, "hf", architecture, module, chosen, l2=True, joint=joint)
 
 
 def _config(place: str, name: str) -> Any:

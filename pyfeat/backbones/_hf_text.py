@@ -109,6 +109,9 @@ def load_tokenizer(place: str, name: str) -> Any:
             raise ValueError(f"{name} must {rule}, got {type(error).__name__}") from error
     if not tokenizer.is_fast:
         raise ValueError(f"{name} must {rule}, got {type(tokenizer).__name__}")
+    # Where there are no files of one, transformers makes one that knows special tokens only.
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise ValueError(f"{name} must {rule}, got a tokenizer without words")
     return tokenizer
 
 

@@ -25,7 +25,7 @@ from pyfeat.errors import BackendError
 from pyfeat.ops import preprocess
 
 SIDE = 64
-PARITY = 1e-4  # of the largest value: what issue and documentation promise for float32
+PARITY = 1e-4  # of the largest value: what the documentation promises for float32
 CPU = torch.device("cpu")
 # One network of each way to prepare pixels, the smallest.
 ONE_OF_EACH = ["VGG16", "MobileNet", "MobileNetV3Small"]

@@ -30,7 +30,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 SIDE = 32
-PARITY = 1e-4  # of the largest value: what issue and documentation promise for float32
+PARITY = 1e-4  # of the largest value: what the documentation promises for float32
 ENGINES = ["onnxruntime", pytest.param("openvino", marks=pytest.mark.skipif(
     find_spec("openvino") is None, reason="openvino is not installed"))]  # fmt: skip
 

@@ -25,7 +25,7 @@ from pyfeat.ops import Preprocessing, preprocess
 models = pytest.importorskip("torchvision.models")
 timm = pytest.importorskip("timm")
 
-PARITY = 1e-4  # of the largest value: what issue and documentation promise for float32
+PARITY = 1e-4  # of the largest value: what the documentation promises for float32
 SMALL = Preprocessing(resize=72, crop=64)
 TINY = "timm/mobilenetv3_small_050"
 

@@ -24,7 +24,7 @@ from tests.rows_on_disk import RowsOnDisk
 from tests.towers import save_towers, their_tokens
 
 NAMES = ["red dog", "cat", "small blue dog"]
-PARITY = 1e-4  # what issue 4 asks for
+PARITY = 1e-4  # what the documentation promises
 
 
 class Words:

@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 KINDS = ["clip", "siglip"]
 TEXTS = ["a photo of a cat .", "the small red dog", "a", "a photo of the small blue drawing . " * 4]
-PARITY = 1e-4  # what issue 4 asks for
+PARITY = 1e-4  # what the documentation promises
 
 
 @pytest.fixture(scope="module", params=KINDS)
