@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyfeat.backbones._calibration import Batches
 from pyfeat.backbones._engine import Engine, Inputs, make_engine
 from pyfeat.backbones._freeze import make_fast
 from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
-from pyfeat.backbones._modality import Preparation, check_inputs, example_inputs, modality_of
+from pyfeat.backbones._modality import (
+    Preparation,
+    check_inputs,
+    example_inputs,
+    modality_of,
+    pixels_of,
+)
 from pyfeat.backbones._precision import exact_float32
 from pyfeat.backbones._pretrained import Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
@@ -85,14 +91,20 @@ class Backbone:
         """What it takes: "image", "text" or "audio"."""
         return modality_of(self.preprocessing)
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether images are best handed in as bytes, resized and not normalised."""
+        return self._engine.takes_bytes
+
     def __call__(self, *batch: Tensor) -> Tensor:
         """Return the rows of a batch.
 
         Parameters
         ----------
         *batch : Tensor
-            Images: (n, 3, crop, crop), float32, preprocessed. Texts: tokens and mask, both
-            (n, length), int64. Recordings: (n, samples), float32. On any device. Not changed.
+            Images: (n, 3, crop, crop), preprocessed, float32; or uint8, not yet normalised. Texts:
+            tokens and mask, both (n, length), int64. Recordings: (n, samples), float32. On any
+            device. Not changed.
 
         Returns
         -------
@@ -113,29 +125,49 @@ class Backbone:
         return rows
 
     def with_engine(
-        self, engine: str, precision: str, calibration: Sequence[Inputs] | None = None
+        self, engine: str, precision: str, calibration: Batches | None = None
     ) -> Backbone:
         """Return the same network on another engine or in another precision.
 
         Parameters
         ----------
         engine : {"torch", "openvino", "onnxruntime"}
-        precision : {"fp32", "bf16", "fp16", "int8", "fp8"}
+        precision : {"fp32", "bf16", "fp16", "int8", "int8:IDENTITY", "fp8"}
+            With an identity, as `parts["precision"]` of such rows has it: the network calibrated
+            then, which `keep` has left on disk.
         calibration : sequence of batches, optional
-            Needed for "int8".
+            Needed for "int8": inputs of the kind to come, on which ranges are measured.
 
         Raises
         ------
         BackendError
             If the engine is not installed, or has no such precision on this device.
+        ValueError
+            If there is nothing to calibrate "int8" on.
+        FileNotFoundError
+            If the cache does not have the calibrated network.
         """
         example = _example(self.preprocessing, self.device)
-        run = make_engine(engine, precision, self._module, example, self.device, calibration)
+        pixels = pixels_of(self.preprocessing)
+        module, device = self._module, self.device
+        run = make_engine(engine, precision, module, example, device, calibration, pixels)
         parts = {k: v for k, v in self.parts.items() if k != "engine"}
-        parts["precision"] = "float32" if precision == "fp32" else precision
+        parts["precision"] = "float32" if precision == "fp32" else run.precision
         if engine != "torch":
             parts["engine"] = engine
         return replace(self, parts=parts, chunk=run.chunk, _engine=run)
+
+    def keep(self) -> None:
+        """Keep what a later process needs for equal rows: a network calibrated to int8.
+
+        It is written to `$XDG_CACHE_HOME/pyfeat/int8` (by default `~/.cache/pyfeat/int8`).
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        self._engine.keep()
 
 
 class _Averaged(nn.Module):
@@ -191,7 +223,8 @@ def freeze(
     if found.l2:
         parts["l2"] = True
     dim = sum(torch.Size(s).numel() for s in shapes)
-    engine = make_engine("torch", "fp32", module, example, device)
+    pixels = pixels_of(found.preprocessing)
+    engine = make_engine("torch", "fp32", module, example, device, pixels=pixels)
     return Backbone(
         found.name,
         dim,

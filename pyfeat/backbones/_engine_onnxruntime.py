@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pyfeat._config import num_threads
+from pyfeat.backbones._modality import normalised
+from pyfeat.ops._preprocess_spec import Preprocessing
 
 
 class OnnxRuntimeEngine:
@@ -24,10 +26,14 @@ class OnnxRuntimeEngine:
         example: tuple[Tensor, ...],
         where: torch.device,
         _calibration: Any = None,
+        pixels: Preprocessing | None = None,
     ) -> None:
         import onnxruntime
 
         self.chunk = 1
+        self.takes_bytes = False
+        self.precision = precision
+        self._pixels = pixels
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads()
         model = export(module, example)
@@ -46,9 +52,12 @@ class OnnxRuntimeEngine:
             return "it is for CPUs"
         return None if precision == "fp32" else "it has fp32"
 
+    def keep(self) -> None:
+        """Keep nothing: the weights are all."""
+
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return the rows of a batch, float32."""
-        arrays = [t.contiguous().numpy() for t in inputs]
+        arrays = [t.contiguous().numpy() for t in normalised(inputs, self._pixels)]
         named = dict(zip(self._names, arrays, strict=True))
         rows = [
             self._session.run(None, {n: a[i : i + 1] for n, a in named.items()})[0]

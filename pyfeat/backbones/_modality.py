@@ -84,6 +84,11 @@ def modality_of(preparation: Preparation) -> str:
     return "audio" if isinstance(preparation, AudioPreprocessing) else "image"
 
 
+def pixels_of(preparation: Preparation) -> Preprocessing | None:
+    """Return how images are normalised; None where inputs are no images."""
+    return preparation if isinstance(preparation, Preprocessing) else None
+
+
 def bucket_of(length: int, max_length: int) -> int:
     """Return the length to which a sequence of `length` tokens is filled up."""
     return min(-(-length // _BUCKET) * _BUCKET, max_length)
@@ -102,6 +107,18 @@ def example_inputs(preparation: Preparation, n: int) -> tuple[Tensor, ...]:
         return (torch.randn(n, samples, generator=generator) * 0.1,)
     size = preparation.crop
     return (torch.randn(n, 3, size, size, generator=generator),)
+
+
+def normalised(inputs: tuple[Tensor, ...], pixels: Preprocessing | None) -> tuple[Tensor, ...]:
+    """Return a batch of images as float32: bytes become what `preprocess` gives, to the bit."""
+    first = inputs[0]
+    if first.dtype != torch.uint8 or pixels is None:
+        return inputs
+    mean, std = (
+        torch.tensor(of, dtype=torch.float32, device=first.device).reshape(3, 1, 1)
+        for of in (pixels.mean, pixels.std)
+    )
+    return ((first.float() / 255 - mean) / std, *inputs[1:])
 
 
 def check_inputs(preparation: Preparation, inputs: tuple[Any, ...]) -> None:
@@ -126,8 +143,10 @@ def check_inputs(preparation: Preparation, inputs: tuple[Any, ...]) -> None:
         fits = all(tuple(getattr(t, "shape", ()))[1:] == (3, side, side) for t in inputs)
     if len(inputs) != count:
         raise ValueError(f"batch must be {count} tensors, got {len(inputs)}")
+    bytes_too = isinstance(preparation, Preprocessing)
     for tensor in inputs:
-        if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
+        own = getattr(tensor, "dtype", None)
+        if own != dtype and not (bytes_too and own == torch.uint8):
             got = getattr(tensor, "dtype", type(tensor).__name__)
             raise TypeError(f"batch must be a {str(dtype)[6:]} tensor, got {got}")
         if not fits or tensor.shape != inputs[0].shape:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pyfeat.extract._inputs import Input
 from pyfeat.extract._readers import reader_of
 
 SAMPLE = 32
-_KEPT = 4
+_KEPT = 6
 _made: OrderedDict[str, tuple[Backbone, Fidelity | None]] = OrderedDict()
 
 
@@ -32,8 +32,8 @@ class Wish:
 
     @property
     def is_open(self) -> bool:
-        """Whether something is left to be chosen."""
-        return "auto" in (self.engine, self.precision)
+        """Whether inputs are needed: to choose on, or to calibrate int8 on."""
+        return "auto" in (self.engine, self.precision) or self.precision == "int8"
 
 
 def on_engine(
@@ -57,18 +57,32 @@ def on_engine(
         If a choice is to be made without inputs, or no input of the sample can be read.
     BackendError
         If the engine cannot run, or none is true enough.
+    OSError
+        If the store has rows of a network calibrated to int8 that the cache has not.
     """
+    if wish.is_open and (pair := _earlier(backbone, wish, stored)) is not None:
+        wish = replace(wish, engine=pair[0], precision=pair[1])
     if (wish.engine, wish.precision) == ("torch", "fp32"):
         return backbone, None
-    key = canonical_json([backbone.parts, str(backbone.device), repr(wish)])
+    key = _key(backbone, wish)
     if key not in _made:
-        if wish.is_open and (pair := _earlier(backbone, wish, stored)) is not None:
-            return on_engine(backbone, Wish(*pair, wish.min_cosine, wish.decode), inputs, ())
-        _made[key] = _make(backbone, wish, inputs)
+        _made[key] = made = _make(backbone, wish, inputs)
+        # Next time its rows in a store ask for it by name.
+        engine, precision = _pair_of(made[0].parts)
+        _made[_key(backbone, replace(wish, engine=engine, precision=precision))] = made
         while len(_made) > _KEPT:
             _made.popitem(last=False)
     _made.move_to_end(key)
     return _made[key]
+
+
+def _key(backbone: Backbone, wish: Wish) -> str:
+    return canonical_json([backbone.parts, str(backbone.device), repr(wish)])
+
+
+def _pair_of(parts: Mapping[str, Any]) -> tuple[str, str]:
+    precision = str(parts["precision"])
+    return str(parts.get("engine", "torch")), "fp32" if precision == "float32" else precision
 
 
 def _make(
@@ -77,14 +91,21 @@ def _make(
     if not wish.is_open:
         return backbone.with_engine(wish.engine, wish.precision), None
     if not inputs:
-        raise ValueError("engine 'auto' must be chosen on inputs: call fit(X) or transform(X)")
-    return choose_engine(
+        doing = "chosen" if "auto" in (wish.engine, wish.precision) else "calibrated"
+        raise ValueError(
+            f"engine {wish.engine!r} in {wish.precision!r} must be {doing} on inputs: "
+            f"call fit(X) or transform(X)"
+        )
+    by_name = "auto" not in (wish.engine, wish.precision)
+    chosen, report = choose_engine(
         backbone,
         sample_of(backbone, inputs, wish.decode),
         engine=wish.engine,
         precision=wish.precision,
-        min_cosine=wish.min_cosine,
+        min_cosine=-1.0 if by_name else wish.min_cosine,  # only "auto" may refuse
     )
+    chosen.keep()
+    return chosen, report
 
 
 def sample_of(backbone: Backbone, inputs: Sequence[Input], decode: str) -> list[tuple[Tensor, ...]]:
@@ -120,10 +141,9 @@ def _earlier(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> tuple[s
     for space in stored:
         if own != {k: v for k, v in space.parts.items() if k not in chosen}:
             continue
-        engine = str(space.parts.get("engine", "torch"))
-        precision = str(space.parts["precision"])
-        pair = (engine, "fp32" if precision == "float32" else precision)
-        fits = wish.engine in ("auto", pair[0]) and wish.precision in ("auto", pair[1])
-        if fits and ENGINES[engine].refuses(pair[1], backbone.device) is None:
+        pair = _pair_of(space.parts)
+        kind = pair[1].partition(":")[0]
+        fits = wish.engine in ("auto", pair[0]) and wish.precision in ("auto", kind)
+        if fits and ENGINES[pair[0]].refuses(pair[1], backbone.device) is None:
             return pair
     return None

@@ -49,15 +49,19 @@ def reader_of(backbone: Backbone, decode: str) -> Reader:
         return TextReader(preparation)
     if isinstance(preparation, AudioPreprocessing):
         return AudioReader(preparation)
-    return ImageReader(preparation, decode)
+    dtype = torch.uint8 if backbone.takes_bytes else torch.float32
+    return ImageReader(preparation, decode, dtype)
 
 
 class ImageReader:
     """Paths, encoded bytes, PIL images and arrays of pixels."""
 
-    def __init__(self, preprocessing: Preprocessing, decode: str) -> None:
+    def __init__(
+        self, preprocessing: Preprocessing, decode: str, dtype: torch.dtype = torch.float32
+    ) -> None:
         self._preprocessing = preprocessing
         self._decode = decode
+        self._dtype = dtype
 
     def content(self, value: Any, name: str) -> Content:
         """Return the bytes of a file, or the array of pixels."""
@@ -76,9 +80,10 @@ class ImageReader:
         """Return the pixels (3, crop, crop)."""
         if isinstance(content, bytes):
             spec = self._preprocessing
-            return decode_preprocess(content, spec, mode=self._decode, name=name), False
+            mode, dtype = self._decode, self._dtype
+            return decode_preprocess(content, spec, mode=mode, name=name, dtype=dtype), False
         pixels: Any = content
-        return preprocess(pixels, self._preprocessing), False
+        return preprocess(pixels, self._preprocessing, dtype=self._dtype), False
 
     def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
         """Return (n, 3, crop, crop)."""
