@@ -92,6 +92,11 @@ class Backbone:
         return modality_of(self.preprocessing)
 
     @property
+    def full_batch(self) -> int:
+        """Inputs of the smallest batch that keeps every core busy; 1 where that is not known."""
+        return (self.chunk or 1) * self._engine.at_once
+
+    @property
     def takes_bytes(self) -> bool:
         """Whether images are best handed in as bytes, resized and not normalised."""
         return self._engine.takes_bytes

@@ -7,11 +7,13 @@ which is kept for that in `$XDG_CACHE_HOME/pyfeat/int8` (by default `~/.cache/py
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +47,18 @@ def calibrate(model: Any, batches: Batches) -> Any:
     ]
     if not inputs:
         raise ValueError("calibration must have at least one input for int8, got none")
-    import logging
-
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     attends = any("ScaledDotProductAttention" in op.get_type_name() for op in model.get_ops())
-    return nncf.quantize(
-        model.clone(),
-        nncf.Dataset(inputs),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(inputs),
-        model_type=nncf.ModelType.TRANSFORMER if attends else None,
-    )
+    with redirect_stdout(io.StringIO()):  # nncf's bars
+        return nncf.quantize(
+            model.clone(),
+            nncf.Dataset(inputs),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(inputs),
+            model_type=nncf.ModelType.TRANSFORMER if attends else None,
+        )
 
 
 def identity_of(model: Any) -> str:

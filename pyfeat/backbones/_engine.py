@@ -26,6 +26,8 @@ class Engine(Protocol):
     chunk : int or None
         How many inputs are computed at a time; None: as many as are handed in, and a row may
         depend on how many those are.
+    at_once : int
+        How many chunks are computed side by side.
     takes_bytes : bool
         Whether images are best handed in as bytes, resized and not normalised: a quarter of the
         memory moves. All engines take both, with equal rows to rounding.
@@ -34,6 +36,7 @@ class Engine(Protocol):
     """
 
     chunk: int | None
+    at_once: int
     takes_bytes: bool
     precision: str
 

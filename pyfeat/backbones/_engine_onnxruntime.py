@@ -33,6 +33,7 @@ class OnnxRuntimeEngine:
         self.chunk = 1
         self.takes_bytes = False
         self.precision = precision
+        self.at_once = 1
         self._pixels = pixels
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads()
@@ -66,10 +67,14 @@ class OnnxRuntimeEngine:
         return torch.from_numpy(np.concatenate(rows))
 
 
-def export(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
-    """Return the bytes of an ONNX model of one input at a time; the length of texts is free."""
+def export(module: nn.Module, example: tuple[Tensor, ...], free_batch: bool = False) -> bytes:
+    """Return the bytes of an ONNX model; the length of texts is free, and so may their number be.
+
+    Otherwise it takes as many inputs at a time as the example has.
+    """
     names = [f"input_{i}" for i in range(len(example))]
-    free = {n: {1: "length"} for n, t in zip(names, example, strict=True) if t.ndim == 2}
+    sides = {0: "batch", 1: "length"} if free_batch else {1: "length"}
+    free = {n: sides for n, t in zip(names, example, strict=True) if t.ndim == 2}
     file: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # what torch says about the older exporter

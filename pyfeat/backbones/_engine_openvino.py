@@ -22,6 +22,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # Images of one request. Small networks lose a tenth to starting requests of one image each. Weights
 # are read once a request, which counts where no cache holds them (VGG16: 240 MB).
 _CHUNK, _LARGE_CHUNK = 4, 8
+_TEXTS = 8  # products of one sentence have too few rows to fill the registers
 _LARGE_WEIGHTS = 64 * 2**20  # numbers
 
 
@@ -58,6 +59,7 @@ class OpenVinoEngine:
     ) -> None:
         kind, _, identity = precision.partition(":")
         self.chunk = chunk_of(module, example)
+        self.at_once = num_threads()
         self.takes_bytes = pixels is not None
         self.precision = precision
         self._hint = _HINTS[kind]
@@ -121,8 +123,8 @@ class OpenVinoEngine:
             model = self._model.clone()
             if from_bytes and self._pixels is not None:
                 model = normalising(model, self._pixels)
-            compiled = _core().compile_model(model, "CPU", _config(self._hint))
-            self._queues[from_bytes] = openvino.AsyncInferQueue(compiled, num_threads())
+            compiled = _core().compile_model(model, "CPU", _config(self._hint, self.at_once))
+            self._queues[from_bytes] = openvino.AsyncInferQueue(compiled, self.at_once)
         return self._queues[from_bytes]
 
 
@@ -153,8 +155,8 @@ def normalising(model: Any, pixels: Preprocessing) -> Any:
 
 def chunk_of(module: nn.Module, example: tuple[Tensor, ...]) -> int:
     """Return how many inputs one request computes."""
-    if example[0].ndim != 4:
-        return 1
+    if not example[0].is_floating_point():
+        return _TEXTS
     weights = sum(p.numel() for p in module.parameters())
     return _LARGE_CHUNK if weights > _LARGE_WEIGHTS else _CHUNK
 
@@ -166,12 +168,12 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _config(hint: str) -> dict[str, Any]:
+def _config(hint: str, threads: int) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "THROUGHPUT",
-        "PERFORMANCE_HINT_NUM_REQUESTS": num_threads(),
-        "INFERENCE_NUM_THREADS": num_threads(),
+        "PERFORMANCE_HINT_NUM_REQUESTS": threads,
+        "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,
     }
 

@@ -40,6 +40,7 @@ class TorchEngine:
         on_gpu = where.type == "cuda"
         self.takes_bytes = on_gpu and pixels is not None  # a quarter of the bytes cross the bus
         self.precision = precision
+        self.at_once = 1
         self._pixels = pixels
         self._dtype = _DTYPES[precision]
         self._device = where

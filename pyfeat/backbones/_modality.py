@@ -12,7 +12,7 @@ from pyfeat.ops._preprocess import Preprocessing
 
 # Lengths to which token sequences are filled up: a model sees few shapes, and a text always the
 # same one, whatever else is in its batch.
-_BUCKET = 16
+_BUCKET = 8
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyfeat._identity import Space
 from pyfeat.backbones import Backbone
-from pyfeat.extract._batches import Batches, forward_of
+from pyfeat.extract._batches import Batches, automatic_size, forward_of
 from pyfeat.extract._inputs import Input
 from pyfeat.extract._prepare import Prepared, Preparer, prepare_all
 from pyfeat.extract._readers import reader_of
@@ -105,7 +105,7 @@ def run(
     batches = Batches(
         forward_of(backbone, reader),
         options.batch_size,
-        on_gpu=backbone.device.type == "cuda",
+        automatic=automatic_size(backbone),
         one_by_one=one_by_one,
     )
     # A row that fails its checksum is not there: it is computed and stored again.
