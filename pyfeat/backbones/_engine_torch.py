@@ -45,7 +45,8 @@ class TorchEngine:
         self._dtype = _DTYPES[precision]
         self._device = where
         self._module = module if precision == "fp32" else _cast(module, self._dtype)
-        self.chunk = None if on_gpu else chunk_of(self._module, self._cast(example))
+        with self._widened():
+            self.chunk = None if on_gpu else chunk_of(self._module, self._cast(example))
         self._run = CudaGraphs(self._forward) if on_gpu else self._forward
 
     @staticmethod
@@ -79,8 +80,16 @@ class TorchEngine:
         part = self._cast(normalised(part, self._pixels))
         if part[0].ndim == 4:
             part = (part[0].contiguous(memory_format=torch.channels_last), *part[1:])
-        rows: Tensor = self._module(*part)
+        with self._widened():
+            rows: Tensor = self._module(*part)
         return rows.float()
+
+    def _widened(self) -> Any:
+        # Weights are cast already: where a module widens in between, autocast brings both together
+        # again. Its cache must not outlive a recording.
+        if self._dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self._device.type, self._dtype, cache_enabled=False)
 
     def _cast(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         dtype = self._dtype

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyfeat.ops._preprocess import Preprocessing
 
-# Lengths to which token sequences are filled up: a model sees few shapes, and a text always the
-# same one, whatever else is in its batch.
-_BUCKET = 8
+# Multiples to which token sequences are filled up: a model sees few shapes, and a text always the
+# same one, whatever else is in its batch. Short ones are many, and filled up only a little.
+_STEP, _LONG_STEP, _LONG = 4, 16, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,8 @@ def pixels_of(preparation: Preparation) -> Preprocessing | None:
 
 def bucket_of(length: int, max_length: int) -> int:
     """Return the length to which a sequence of `length` tokens is filled up."""
-    return min(-(-length // _BUCKET) * _BUCKET, max_length)
+    step = _STEP if length <= _LONG else _LONG_STEP
+    return min(-(-length // step) * step, max_length)
 
 
 def example_inputs(preparation: Preparation, n: int) -> tuple[Tensor, ...]:
