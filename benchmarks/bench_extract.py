@@ -190,7 +190,7 @@ def typical_script(name: str, paths: list[str], folder: Path, fast: bool = False
 
 
 def by_hand(name: str, paths: list[str], folder: Path) -> list[Contestant]:
-    """Return the best chains that one puts together from other libraries, and one with our decode."""
+    """Return the best chains put together from other libraries, and one with our decode."""
     if find_spec("openvino") is None:
         return [Contestant("OpenVINO by hand", skip="openvino is not installed")]
     return [

@@ -11,6 +11,7 @@ from torch import nn
 from pyfeat import FeatureExtractor, FeatureStore
 from pyfeat.backbones import ENGINES
 from pyfeat.extract import _choice
+
 from .conftest import SMALL
 
 INT8 = {"engine": "openvino", "precision": "int8", "preprocessing": SMALL, "device": "cpu"}
