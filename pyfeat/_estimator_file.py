@@ -29,7 +29,8 @@ def save_estimator(
     ----------
     path : path-like
     estimator : estimator
-        Fitted; its parameters are None, bools, numbers, text or mappings of these.
+        Fitted; its parameters are None, bools, numbers, text, or mappings, lists or
+        tuples of these.
     arrays : mapping of str to ndarray
         What it learned.
     facts : mapping, optional
@@ -100,11 +101,15 @@ def _to_json(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):  # JSON keys are text only
         pairs = [[_to_json(name, k), _to_json(name, v)] for k, v in value.items()]
         return {"pairs": pairs}
+    if isinstance(value, (list, tuple)):
+        return {"items": [_to_json(name, v) for v in value], "tuple": isinstance(value, tuple)}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{name} must be None, a bool, a number, text or a mapping, got {value!r}")
+    raise TypeError(
+        f"{name} must be None, a bool, a number, text, a sequence or a mapping, got {value!r}"
+    )
 
 
 def _from_json(value: Any) -> Any:
@@ -112,4 +117,7 @@ def _from_json(value: Any) -> Any:
         return value
     if "float" in value:
         return float(value["float"])
+    if "items" in value:
+        items = [_from_json(v) for v in value["items"]]
+        return tuple(items) if value["tuple"] else items
     return {_from_json(k): _from_json(v) for k, v in value["pairs"]}

@@ -7,7 +7,7 @@ import pytest
 from blake3 import blake3
 
 from pyfeat import Space
-from pyfeat._identity import array_key, check_same_space, content_key
+from pyfeat._identity import are_joint, array_key, check_same_space, content_key
 from pyfeat.errors import SpaceError
 
 
@@ -63,3 +63,20 @@ def test_different_spaces_are_refused_with_the_first_difference() -> None:
 def test_impossible_space_is_refused(dim: int, dtype: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         Space(dim, dtype)
+
+
+def tower(name: str, model: str = "m", dim: int = 2) -> Space:
+    return Space(dim, parts={"joint": {"model": model, "tower": name}, "source": name})
+
+
+def test_two_towers_of_one_model_are_joint() -> None:
+    assert are_joint(tower("image"), tower("text"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [tower("image"), tower("text", model="n"), tower("text", dim=3), Space(2)],
+    ids=["same tower", "other model", "other width", "no tower"],
+)
+def test_other_spaces_are_not_joint(other: Space) -> None:
+    assert not are_joint(tower("image"), other)

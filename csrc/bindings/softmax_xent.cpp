@@ -22,6 +22,8 @@ constexpr std::ptrdiff_t kStrip = 336;  // rows of side A, with depth kc in the 
 constexpr std::ptrdiff_t kFew = 6;      // outputs that are multiplied without packing
 constexpr std::ptrdiff_t kMostBlocks = 8;  // of a chunk: so long is a sum in float32
 constexpr std::ptrdiff_t kLeastChunks = 16;
+constexpr std::ptrdiff_t kEven =
+    8;  // chunks come in multiples: as many for each of 2, 4, 8 threads
 constexpr double kFlopPerThread = 4e6;  // some 50 us
 
 struct Input {
@@ -50,8 +52,22 @@ struct Products {
   void (*pack_columns)(const float*, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
                        GemmShape, Number*);
   void (*multiply)(std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, const Number*, const Number*,
-                   bool, float*, std::ptrdiff_t);
+                   bool, float*, std::ptrdiff_t, int, Ahead);
 };
+
+// Rows of a panel of side A, even: a last panel that is nearly empty costs as much as half a one.
+int panel_for(std::ptrdiff_t rows, int mr) {
+  int best = mr;
+  std::ptrdiff_t least = PTRDIFF_MAX;
+  for (int panel = mr; panel >= 2 * mr / 3; panel -= 2) {
+    const std::ptrdiff_t left = rows % panel;
+    const std::ptrdiff_t cost =
+        rows - left + (left ? std::max<std::ptrdiff_t>(left, panel / 2) : 0);
+    if (cost < least) best = panel;
+    least = std::min(least, cost);
+  }
+  return best;
+}
 
 template <typename Item>
 std::unique_ptr<Item[]> room(std::size_t n) {
@@ -69,10 +85,11 @@ class Evaluation {
         outputs_(task.problems * task.classes),
         width_(outputs_ * (task.direction ? 2 : 1)),
         strip_(std::min(kStrip / shape_.mr * shape_.mr, width_)),
+        panel_(width_ <= strip_ ? panel_for(width_, shape_.mr) : shape_.mr),
         span_(width_ <= strip_ ? kXentGroup : kXentRows) {
     const std::ptrdiff_t blocks = (in_.n + kXentRows - 1) / kXentRows;
-    blocks_of_chunk_ = std::clamp(blocks / kLeastChunks, std::ptrdiff_t{1}, kMostBlocks);
-    chunks_ = (blocks + blocks_of_chunk_ - 1) / blocks_of_chunk_;
+    const std::ptrdiff_t most = std::clamp(blocks / kLeastChunks, std::ptrdiff_t{1}, kMostBlocks);
+    chunks_ = std::min(blocks, ((blocks + most - 1) / most + kEven - 1) / kEven * kEven);
     threads_ = std::min(threads, static_cast<std::size_t>(chunks_));
     pack_theta();
     for (std::size_t t = 0; t < threads_; ++t) desks_.emplace_back(*this);
@@ -99,11 +116,12 @@ class Evaluation {
         : rows(room<float>(static_cast<std::size_t>((e.few() ? kXentRows : kXentGroup) * e.in_.d))),
           across(room<Number>(packed_size(e.span_, e.in_.d, e.shape_.nr))),
           down(room<Number>(packed_size(e.in_.d, kXentRows, e.shape_.nr))),
-          left(room<Number>(packed_size(e.strip_, kXentRows, e.shape_.mr))),
+          left(room<Number>(packed_size(e.strip_, kXentRows, e.panel_))),
           logits(room<float>(static_cast<std::size_t>(e.width_ * kXentStride))),
           gradient(room<float>(static_cast<std::size_t>(e.width_ * e.in_.d))),
           sums(static_cast<std::size_t>(e.task_.problems + e.outputs_ + e.width_)) {}
     std::unique_ptr<float[]> rows;
+    const float* x = nullptr;  // rows of the block, for a few outputs
     std::unique_ptr<Number[]> across, down, left;
     std::unique_ptr<float[]> logits, gradient;
     std::vector<double> sums;  // losses, spreads, intercepts
@@ -112,22 +130,23 @@ class Evaluation {
   bool few() const { return std::is_same_v<Number, float> && width_ <= kFew; }
 
   std::size_t packed_theta(std::ptrdiff_t first) const {
-    return first / strip_ * packed_size(strip_, in_.d, shape_.mr);
+    return first / strip_ * packed_size(strip_, in_.d, panel_);
   }
 
   void pack_theta() {
     theta_ = room<Number>(packed_theta(width_ + strip_ - 1));
     for (std::ptrdiff_t i = 0; i < width_; i += strip_) {
       const Rows rows{task_.theta + i * (in_.d + 1), Item::kFloat32, in_.d + 1, 1, nullptr};
-      products_.pack(rows, std::min(strip_, width_ - i), in_.d, shape_.mr,
+      products_.pack(rows, std::min(strip_, width_ - i), in_.d, panel_,
                      theta_.get() + packed_theta(i));
     }
   }
 
   void sum_chunk(std::ptrdiff_t chunk, Desk& desk) const {
     std::fill(desk.sums.begin(), desk.sums.end(), 0.0);
-    const std::ptrdiff_t begin = chunk * blocks_of_chunk_ * kXentRows;
-    const std::ptrdiff_t end = std::min(in_.n, begin + blocks_of_chunk_ * kXentRows);
+    const std::ptrdiff_t blocks = (in_.n + kXentRows - 1) / kXentRows;
+    const std::ptrdiff_t begin = chunk * blocks / chunks_ * kXentRows;
+    const std::ptrdiff_t end = std::min(in_.n, (chunk + 1) * blocks / chunks_ * kXentRows);
     for (std::ptrdiff_t first = begin; first < end; first += kXentRows) {
       const std::ptrdiff_t rows = std::min<std::ptrdiff_t>(kXentRows, end - first);
       multiply_by_theta(first, rows, desk);
@@ -136,9 +155,18 @@ class Evaluation {
     }
   }
 
-  // Rows as float32.
+  // The rows that are multiplied next.
+  Ahead after(std::ptrdiff_t first) const {
+    const std::ptrdiff_t row = in_.d * bytes_of(in_.item);
+    return {in_.data + first * row,
+            std::min(span_, std::max(in_.n - first, std::ptrdiff_t{0})) * row};
+  }
+
+  // Rows as float32: where they lie, or in `room`.
   const float* read(std::ptrdiff_t first, std::ptrdiff_t rows, float* room) const {
     const std::ptrdiff_t d = in_.d;
+    if (in_.item == Item::kFloat32 && !in_.scales && !in_.shift)
+      return reinterpret_cast<const float*>(in_.data) + first * d;
     PYFEAT_KERNEL(xent_rows)
     (in_.data + first * d * bytes_of(in_.item), in_.item, in_.scales ? in_.scales + first : nullptr,
      in_.shift, rows, d, room);
@@ -148,9 +176,9 @@ class Evaluation {
   // Scores of a block, and its rows where `add_gradient` wants them.
   void multiply_by_theta(std::ptrdiff_t first, std::ptrdiff_t rows, Desk& desk) const {
     if (few()) {
-      read(first, rows, desk.rows.get());
+      desk.x = read(first, rows, desk.rows.get());
       PYFEAT_KERNEL(xent_few_scores)
-      (desk.rows.get(), rows, in_.d, task_.theta, width_, desk.logits.get());
+      (desk.x, rows, in_.d, task_.theta, width_, desk.logits.get());
       return;
     }
     for (std::ptrdiff_t at = 0; at < rows; at += span_) {
@@ -161,10 +189,12 @@ class Evaluation {
         products_.pack_columns(x, at + group, some, rows, in_.d, shape_, desk.down.get());
         pack_across(x, some, group, count, desk.across.get());
       }
+      const Ahead next = after(first + at + count);
       for (std::ptrdiff_t i = 0; i < width_; i += strip_)
         products_.multiply(std::min(strip_, width_ - i), count, in_.d,
                            theta_.get() + packed_theta(i), desk.across.get(), false,
-                           desk.logits.get() + i * kXentStride + at, kXentStride);
+                           desk.logits.get() + i * kXentStride + at, kXentStride, panel_,
+                           i == 0 ? next : Ahead{});
     }
   }
 
@@ -205,15 +235,15 @@ class Evaluation {
     const std::ptrdiff_t d = in_.d;
     if (few()) {
       PYFEAT_KERNEL(xent_few_gradients)
-      (desk.rows.get(), rows, d, desk.logits.get(), width_, add, desk.gradient.get());
+      (desk.x, rows, d, desk.logits.get(), width_, add, desk.gradient.get());
       return;
     }
     for (std::ptrdiff_t i = 0; i < width_; i += strip_) {
       const std::ptrdiff_t tall = std::min(strip_, width_ - i);
       products_.pack({desk.logits.get() + i * kXentStride, Item::kFloat32, kXentStride, 1, nullptr},
-                     tall, rows, shape_.mr, desk.left.get());
+                     tall, rows, panel_, desk.left.get());
       products_.multiply(tall, d, rows, desk.left.get(), desk.down.get(), add,
-                         desk.gradient.get() + i * d, d);
+                         desk.gradient.get() + i * d, d, panel_, {});
     }
   }
 
@@ -233,9 +263,10 @@ class Evaluation {
   const Products<Number> products_;
   const GemmShape shape_;
   const std::ptrdiff_t outputs_, width_, strip_;
+  const int panel_;  // of side A
   // Rows multiplied by theta at once: few when all of theta stays in the second-level cache.
   const std::ptrdiff_t span_;
-  std::ptrdiff_t blocks_of_chunk_, chunks_;
+  std::ptrdiff_t chunks_;
   std::size_t threads_;
   std::unique_ptr<Number[]> theta_;
   std::vector<Desk> desks_;
@@ -280,14 +311,14 @@ class XentRows {
       Evaluation<std::uint16_t>(
           in_, task,
           {PYFEAT_KERNEL(gemm_pack_bf16), PYFEAT_KERNEL(xent_pack_columns_bf16),
-           PYFEAT_KERNEL(gemm_packed_bf16)},
+           PYFEAT_KERNEL(gemm_packed_ahead_bf16)},
           threads)
           .run();
     else
-      Evaluation<float>(
-          in_, task,
-          {PYFEAT_KERNEL(gemm_pack), PYFEAT_KERNEL(xent_pack_columns), PYFEAT_KERNEL(gemm_packed)},
-          threads)
+      Evaluation<float>(in_, task,
+                        {PYFEAT_KERNEL(gemm_pack), PYFEAT_KERNEL(xent_pack_columns),
+                         PYFEAT_KERNEL(gemm_packed_ahead)},
+                        threads)
           .run();
   }
 

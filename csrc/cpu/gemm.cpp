@@ -3,6 +3,7 @@
 #include "gemm.h"
 
 #include "convert.h"
+#include "turn.h"
 
 namespace pyfeat::PYFEAT_ISA {
 namespace {
@@ -47,53 +48,20 @@ void read_row(const Rows& rows, std::ptrdiff_t row, std::ptrdiff_t count, std::p
               line + i);
 }
 
-// square[i] lane j becomes square[j] lane i.
-void turn(Floats (&square)[kWidth]) {
-#if defined(PYFEAT_AVX512)
-#pragma GCC unroll 4
-  for (int half = 1; half < 16; half *= 2) {
-    // Lanes without the bit `half` from the first, those with it from the second; 16 marks it.
-    alignas(64) std::int32_t low[16], high[16];
-    for (int lane = 0; lane < 16; ++lane) {
-      low[lane] = lane & half ? lane - half + 16 : lane;
-      high[lane] = lane & half ? lane + 16 : lane + half;
-    }
-    const __m512i take_low = _mm512_load_si512(low), take_high = _mm512_load_si512(high);
+// out[(i / As::kStep) * panel + r] = the unit at depth i of row r, for kStrip numbers of each of
+// `panel` float32 rows, a multiple of kWidth.
+template <typename As>
+void write_turned(const float* rows, std::ptrdiff_t stride, int panel, float* out) {
+  for (int r = 0; r < panel; r += kWidth)
+    for (int i = 0; i < kStrip / As::kStep; i += kWidth) {
+      Floats square[kWidth];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      if (i & half) continue;
-      const Floats a = square[i], b = square[i + half];
-      square[i] = _mm512_permutex2var_ps(a, take_low, b);
-      square[i + half] = _mm512_permutex2var_ps(a, take_high, b);
+      for (int j = 0; j < kWidth; ++j)
+        square[j] = As::units(rows + (r + j) * stride + i * As::kStep);
+      turn(square);
+#pragma GCC unroll 16
+      for (int j = 0; j < kWidth; ++j) store_floats(out + (i + j) * panel + r, square[j]);
     }
-  }
-#elif defined(PYFEAT_ISA_avx2)
-  __m256 pairs[8], fours[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 8; i += 2) {
-    pairs[i] = _mm256_unpacklo_ps(square[i], square[i + 1]);
-    pairs[i + 1] = _mm256_unpackhi_ps(square[i], square[i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4) {
-    fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
-    fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xEE);
-    fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
-    fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xEE);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    square[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
-    square[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
-  }
-#else
-  for (int i = 0; i < kWidth; ++i)
-    for (int j = 0; j < i; ++j) {
-      const float kept = square[i][j];
-      square[i][j] = square[j][i];
-      square[j][i] = kept;
-    }
-#endif
 }
 
 // out[i * panel + r] = strip.unit[r][i], i < units
@@ -113,6 +81,7 @@ void write_turned(const Strip& strip, int panel, int units, float* out) {
 struct AsFloats {
   static constexpr int kStep = 1;  // along k, in a unit
   static void shrink(float*, int) {}
+  static Floats units(const float* x) { return load_floats(x); }
 };
 
 struct AsBf16 {
@@ -124,23 +93,43 @@ struct AsBf16 {
     if (steps % 2) low[steps] = 0;
     std::memcpy(line, low, static_cast<std::size_t>((steps + 1) / 2) * sizeof(float));
   }
+  static Floats units(const float* x) {
+#ifdef PYFEAT_ISA_avx512bf16
+    // Subnormal numbers become 0, which is what a product makes of them in any case.
+    return reinterpret_cast<Floats>(_mm512_cvtne2ps_pbh(load_floats(x + kWidth), load_floats(x)));
+#else
+    std::uint16_t low[2 * kWidth];
+    to_bfloat16s(x, 2 * kWidth, low);
+    Floats pairs;
+    std::memcpy(&pairs, low, sizeof pairs);
+    return pairs;
+#endif
+  }
 };
 
 template <typename As>
 void pack(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, int panel, float* out) {
   Strip strip{};
+  const bool plain =
+      rows.item == Item::kFloat32 && !rows.scales && rows.depth_stride == 1 && panel % kWidth == 0;
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t end = smaller(k, k0 + kKc);
     for (std::ptrdiff_t first = 0; first < count; first += panel)
       for (std::ptrdiff_t at = k0; at < end; at += kStrip) {
         const int steps = static_cast<int>(smaller(end - at, kStrip));
+        const int units = (steps + As::kStep - 1) / As::kStep;
+        float* to = out;
+        out += static_cast<std::ptrdiff_t>(units) * panel;
+        if (plain && steps == kStrip && first + panel <= count) {
+          const float* from = static_cast<const float*>(rows.data) + first * rows.row_stride + at;
+          write_turned<As>(from, rows.row_stride, panel, to);
+          continue;
+        }
         for (int r = 0; r < panel; ++r) {
           read_row(rows, first + r, count, at, steps, strip.unit[r]);
           As::shrink(strip.unit[r], steps);
         }
-        const int units = (steps + As::kStep - 1) / As::kStep;
-        write_turned(strip, panel, units, out);
-        out += static_cast<std::ptrdiff_t>(units) * panel;
+        write_turned(strip, panel, units, to);
       }
   }
 }
@@ -222,38 +211,50 @@ struct Bf16 {
   }
 };
 
-// sums = the product of one panel of A and one of B over `steps` steps.
-template <typename Kind>
+// What of the memory wanted next every step asks for.
+struct Asking {
+  const char* at;
+  std::ptrdiff_t bytes;
+};
+
+// sums = the product of the first kRows rows of a panel of A and a panel of B over `steps` steps.
+template <typename Kind, int kRows>
 inline __attribute__((always_inline)) void multiply(const typename Kind::Number* a,
                                                     const typename Kind::Number* b, int steps,
-                                                    Floats (&sums)[kMr][kNv]) {
+                                                    int panel, Asking ask,
+                                                    Floats (&sums)[kRows][kNv]) {
   for (int step = 0; step < steps; ++step) {
     decltype(Kind::load(b)) right[kNv];
+    __builtin_prefetch(ask.at + step * ask.bytes, 0, 2);
 #pragma GCC unroll 2
     for (int v = 0; v < kNv; ++v)
       right[v] = Kind::load(b + (step * kNr + v * kWidth) * Kind::kStep);
 #pragma GCC unroll 14
-    for (int r = 0; r < kMr; ++r) {
-      const auto left = Kind::broadcast(a + (step * kMr + r) * Kind::kStep);
+    for (int r = 0; r < kRows; ++r) {
+      const auto left = Kind::broadcast(a + (step * panel + r) * Kind::kStep);
 #pragma GCC unroll 2
       for (int v = 0; v < kNv; ++v) sums[r][v] = Kind::multiply_add(left, right[v], sums[r][v]);
     }
   }
 }
 
-template <typename Kind>
+// kRows or kRows - 1 rows of a panel of A: what fills up the last one is not multiplied.
+template <typename Kind, int kRows = kMr>
 void panel_product(const typename Kind::Number* a, const typename Kind::Number* b, int steps,
                    std::ptrdiff_t rows, std::ptrdiff_t columns, bool add, float* c,
-                   std::ptrdiff_t stride) {
+                   std::ptrdiff_t stride, int panel, Asking ask) {
+  if constexpr (kRows > 2)
+    if (rows <= kRows - 2)
+      return panel_product<Kind, kRows - 2>(a, b, steps, rows, columns, add, c, stride, panel, ask);
   for (std::ptrdiff_t r = 0; r < rows; ++r) {
     __builtin_prefetch(c + r * stride, 1);
     __builtin_prefetch(c + r * stride + columns - 1, 1);
   }
-  Floats sums[kMr][kNv] = {};
-  multiply<Kind>(a, b, steps, sums);
-  if (rows == kMr && columns == kNr) {
+  Floats sums[kRows][kNv] = {};
+  multiply<Kind>(a, b, steps, panel, ask, sums);
+  if (rows == kRows && columns == kNr) {
 #pragma GCC unroll 14
-    for (int r = 0; r < kMr; ++r)
+    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < kNv; ++v) {
         float* to = c + r * stride + v * kWidth;
@@ -261,7 +262,7 @@ void panel_product(const typename Kind::Number* a, const typename Kind::Number* 
       }
     return;
   }
-  float all[kMr][kNr];
+  float all[kRows][kNr];
   std::memcpy(all, sums, sizeof all);
   for (std::ptrdiff_t r = 0; r < rows; ++r)
     for (std::ptrdiff_t j = 0; j < columns; ++j)
@@ -270,20 +271,24 @@ void panel_product(const typename Kind::Number* a, const typename Kind::Number* 
 
 template <typename Kind>
 void product(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const typename Kind::Number* a,
-             const typename Kind::Number* b, bool add, float* c, std::ptrdiff_t stride) {
+             const typename Kind::Number* b, bool add, float* c, std::ptrdiff_t stride, int panel,
+             Ahead next) {
   if (k == 0 && !add)
     for (std::ptrdiff_t i = 0; i < m; ++i)
       for (std::ptrdiff_t j = 0; j < n; ++j) c[i * stride + j] = 0;
-  const std::ptrdiff_t rows = (m + kMr - 1) / kMr * kMr, columns = (n + kNr - 1) / kNr * kNr;
+  const std::ptrdiff_t rows = (m + panel - 1) / panel * panel, columns = (n + kNr - 1) / kNr * kNr;
+  const std::ptrdiff_t all = rows / panel * (columns / kNr) * ((k + Kind::kStep - 1) / Kind::kStep);
+  Asking ask{static_cast<const char*>(next.bytes ? next.data : a),
+             all ? (next.bytes + all - 1) / all : 0};
   for (std::ptrdiff_t k0 = 0; k0 < k; k0 += kKc) {
     const std::ptrdiff_t deep = smaller(k - k0, kKc);
     const std::ptrdiff_t whole = (deep + Kind::kStep - 1) / Kind::kStep * Kind::kStep;
     const int steps = static_cast<int>(whole / Kind::kStep);
     for (std::ptrdiff_t j = 0; j < n; j += kNr)
-      for (std::ptrdiff_t i = 0; i < m; i += kMr)
+      for (std::ptrdiff_t i = 0; i < m; i += panel, ask.at += steps * ask.bytes)
         panel_product<Kind>(a + rows * k0 + i * whole, b + columns * k0 + j * whole, steps,
-                            smaller(m - i, kMr), smaller(n - j, kNr), add || k0 > 0,
-                            c + i * stride + j, stride);
+                            smaller(m - i, panel), smaller(n - j, kNr), add || k0 > 0,
+                            c + i * stride + j, stride, panel, ask);
   }
 }
 
@@ -306,12 +311,24 @@ void gemm_pack_bf16(const Rows& rows, std::ptrdiff_t count, std::ptrdiff_t k, in
 
 void gemm_packed(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,
                  const float* b, bool add, float* c, std::ptrdiff_t stride) {
-  product<Fp32>(m, n, k, a, b, add, c, stride);
+  product<Fp32>(m, n, k, a, b, add, c, stride, kMr, {});
 }
 
 void gemm_packed_bf16(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const std::uint16_t* a,
                       const std::uint16_t* b, bool add, float* c, std::ptrdiff_t stride) {
-  product<Bf16>(m, n, k, a, b, add, c, stride);
+  product<Bf16>(m, n, k, a, b, add, c, stride, kMr, {});
+}
+
+void gemm_packed_ahead(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,
+                       const float* b, bool add, float* c, std::ptrdiff_t stride, int panel,
+                       Ahead next) {
+  product<Fp32>(m, n, k, a, b, add, c, stride, panel, next);
+}
+
+void gemm_packed_ahead_bf16(std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
+                            const std::uint16_t* a, const std::uint16_t* b, bool add, float* c,
+                            std::ptrdiff_t stride, int panel, Ahead next) {
+  product<Bf16>(m, n, k, a, b, add, c, stride, panel, next);
 }
 
 }  // namespace pyfeat::PYFEAT_ISA

@@ -50,4 +50,19 @@ PYFEAT_DECLARE(void, gemm_packed_bf16,
                (std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const std::uint16_t* a,
                 const std::uint16_t* b, bool add, float* c, std::ptrdiff_t stride))
 
+// Memory that is wanted next: it comes into the second-level cache while a product runs.
+struct Ahead {
+  const void* data;
+  std::ptrdiff_t bytes;
+};
+
+// As gemm_packed, for panels of A of `panel` rows: even and at most mr.
+PYFEAT_DECLARE(void, gemm_packed_ahead,
+               (std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const float* a,
+                const float* b, bool add, float* c, std::ptrdiff_t stride, int panel, Ahead next))
+PYFEAT_DECLARE(void, gemm_packed_ahead_bf16,
+               (std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const std::uint16_t* a,
+                const std::uint16_t* b, bool add, float* c, std::ptrdiff_t stride, int panel,
+                Ahead next))
+
 }  // namespace pyfeat

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,14 +17,17 @@ from pyfeat.backbones._freeze import make_fast
 from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
 from pyfeat.backbones._modality import (
     Preparation,
+    VideoPreprocessing,
     check_inputs,
     example_inputs,
     modality_of,
     pixels_of,
 )
+from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.backbones._precision import exact_float32
-from pyfeat.backbones._pretrained import Pretrained
+from pyfeat.backbones._pretrained import Joint, Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
+from pyfeat.ops._preprocess import Preprocessing
 
 # What the code of a module raises for inputs that it was not made for.
 _FORWARD_ERRORS = (
@@ -46,7 +52,7 @@ class Backbone:
     Parameters
     ----------
     name : str
-        Full name: loads the same weights again.
+        Full name: loads the same weights again, unless they came from a file (see `Pretrained`).
     dim : int
         Number of columns of a row.
     preprocessing : Preprocessing, Tokenization or AudioPreprocessing
@@ -55,15 +61,19 @@ class Backbone:
         Where it computes.
     parts : dict of JSON values
         What identifies the rows (see `pyfeat.Space`): source, name, weights, architecture, layer,
-        pooling, preprocessing, precision, numerics; `engine` where it is not torch.
+        pooling, preprocessing, precision, numerics; `engine` where it is not torch, `video` where
+        it takes videos, `joint` where it is one of two towers.
     shapes : tuple of tuple of int
         Shape of what each layer adds to a row: (d,), or with `pooling="none"` that of its map or
         tokens. Their sizes add up to `dim`.
     l2 : bool
-        Whether the row of a recording, the mean of the rows of its windows, has norm 1.
+        Whether the row of a recording or video, pooled from those of its windows or frames, has
+        norm 1.
     chunk : int or None
         How many inputs are computed at a time on a CPU. Any multiple of it is a good batch size.
         None, on a GPU: the whole batch.
+    joint : Joint or None
+        The space that it shares with the other tower of its model.
 
     Notes
     -----
@@ -85,10 +95,12 @@ class Backbone:
     chunk: int | None
     _module: nn.Module = field(repr=False)
     _engine: Engine = field(repr=False)
+    joint: Joint | None = None
+    _text: Callable[[], Backbone] | None = field(default=None, repr=False)
 
     @property
     def modality(self) -> str:
-        """What it takes: "image", "text" or "audio"."""
+        """What it takes: "image", "text", "audio" or "video"."""
         return modality_of(self.preprocessing)
 
     @property
@@ -107,9 +119,9 @@ class Backbone:
         Parameters
         ----------
         *batch : Tensor
-            Images: (n, 3, crop, crop), preprocessed, float32; or uint8, not yet normalised. Texts:
-            tokens and mask, both (n, length), int64. Recordings: (n, samples), float32. On any
-            device. Not changed.
+            Images, or frames of videos: (n, 3, crop, crop), preprocessed, float32; or uint8, not
+            yet normalised. Texts: tokens and mask, both (n, length), int64. Recordings:
+            (n, samples), float32. On any device. Not changed.
 
         Returns
         -------
@@ -174,6 +186,42 @@ class Backbone:
         """
         self._engine.keep()
 
+    def on_videos(self, pooling: str = "avg", frames: Any = 8) -> Backbone:
+        """Return the same network for videos: the rows of frames become one.
+
+        Parameters
+        ----------
+        pooling : {"avg", "max"}, default="avg"
+        frames : int, default=8
+            How many frames of a video. Range [1, inf).
+
+        Raises
+        ------
+        ValueError
+            If it takes no images, or there is no such pooling or number.
+        """
+        if not isinstance(self.preprocessing, Preprocessing):
+            raise ValueError(f"backbone must take images to take videos, got {self.modality}")
+        if pooling not in ("avg", "max"):
+            raise ValueError(f"video must be one of ['avg', 'max'], got {pooling!r}")
+        if isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1:
+            raise ValueError(f"frames must be a positive integer, got {frames!r}")
+        video = VideoPreprocessing(self.preprocessing, int(frames), pooling)
+        return replace(self, preprocessing=video, parts={**self.parts, "video": video.to_parts()})
+
+    def text_tower(self) -> Backbone:
+        """Return the tower that brings texts into the space of this one's images; loaded once.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or this backbone gives other rows than those that both towers share.
+        """
+        if self._text is None:
+            rule = "have a text tower, and layers and pooling be those of the model (-1, 'auto')"
+            raise ValueError(f"backbone must {rule}, got {self.name!r}")
+        return self._text()
+
 
 class _Averaged(nn.Module):
     """Maps averaged over height and width."""
@@ -204,9 +252,10 @@ def freeze(
     weights = weights_hash(tensors)
     module = module.to(device)
     example = _example(found.preprocessing, device)
+    own = layers in (-1, OUTPUT) and pooling == "auto"
     with torch.no_grad(), exact_float32(device):
-        output = _probe(module, example)
-        if layers in (-1, OUTPUT) and pooling == "auto":
+        output = probe(module, example)
+        if own:
             layer: Any = "penultimate"
             shapes: tuple[tuple[int, ...], ...] = ((as_rows(output, 1).shape[1],),)
             pooling = "avg" if output.ndim == 4 else "module"
@@ -227,6 +276,9 @@ def freeze(
     }
     if found.l2:
         parts["l2"] = True
+    joint = found.joint if own else None
+    if joint is not None:
+        parts["joint"] = joint.to_parts()
     dim = sum(torch.Size(s).numel() for s in shapes)
     pixels = pixels_of(found.preprocessing)
     engine = make_engine("torch", "fp32", module, example, device, pixels=pixels)
@@ -241,17 +293,33 @@ def freeze(
         engine.chunk,
         module,
         engine,
+        joint,
+        _text_loader(found, device) if own else None,
     )
+
+
+def _text_loader(found: Pretrained, device: torch.device) -> Callable[[], Backbone] | None:
+    load = found.text
+    return None if load is None else cache(lambda: freeze(load(), device))
 
 
 def _tap(
     module: nn.Module, layers: Layers, pooling: str, example: Inputs
 ) -> tuple[nn.Module, list[str], tuple[tuple[int, ...], ...]]:
+    if isinstance(module, OnnxModule):
+        graph = module.tapped(layers, pooling)
+        rows = graph.pooled(*example)
+        return graph, list(graph.outputs), tuple(tuple(row.shape[1:]) for row in rows)
     names = resolve_layers(module, layers, example)
     if pooling != "auto":
         names = [last_map(module, example) if name == OUTPUT else name for name in names]
     tapped = Tapped(module, names, pooling)
-    shapes = tuple(tuple(row.shape[1:]) for row in tapped.pooled(*example))
+    rows = tapped.pooled(*example)
+    for name, row in zip(names, rows, strict=True):
+        if len(row) != len(example[0]):  # windows of an image, for example
+            rule = "give one map, sequence of tokens or row for an input"
+            raise ValueError(f"layers must {rule}, got {len(row)} from {name!r}")
+    shapes = tuple(tuple(row.shape[1:]) for row in rows)
     return tapped, names, shapes
 
 
@@ -278,7 +346,14 @@ def _example(preparation: Preparation, device: torch.device) -> Inputs:
     return tuple(t.to(device) for t in example_inputs(preparation, 1))
 
 
-def _probe(module: nn.Module, example: Inputs) -> Any:
+def probe(module: nn.Module, example: Inputs) -> Any:
+    """Return what a module gives for its first inputs.
+
+    Raises
+    ------
+    ValueError
+        If it does not take them.
+    """
     try:
         return module(*example)
     except _FORWARD_ERRORS as error:

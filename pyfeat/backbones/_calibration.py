@@ -17,7 +17,9 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyfeat._identity import canonical_json
@@ -25,15 +27,16 @@ from pyfeat._identity import canonical_json
 Batches = Sequence[tuple[Tensor, ...]]
 
 
-def calibrate(model: Any, batches: Batches) -> Any:
+def calibrate(model: Any, batches: Sequence[tuple[NDArray[Any], ...]], chunk: int) -> Any:
     """Return an OpenVINO model in int8.
 
     Parameters
     ----------
     model : openvino.Model
-        In float32, of any number of inputs. Not changed.
+        In float32, of `chunk` inputs. Not changed.
     batches : sequence of batches
-        What ranges are measured on, one input at a time.
+        What ranges are measured on; multiples of `chunk` inputs.
+    chunk : int
 
     Raises
     ------
@@ -41,9 +44,9 @@ def calibrate(model: Any, batches: Batches) -> Any:
         If there is nothing to calibrate on.
     """
     inputs = [
-        tuple(t[i : i + 1].contiguous().numpy() for t in batch)
+        tuple(np.ascontiguousarray(array[i : i + chunk]) for array in batch)
         for batch in batches
-        for i in range(len(batch[0]))
+        for i in range(0, len(batch[0]), chunk)
     ]
     if not inputs:
         raise ValueError("calibration must have at least one input for int8, got none")

@@ -95,6 +95,10 @@ def make_engine(
 
     check_engine(name, precision)
     reason = ENGINES[name].refuses(precision, where)
+    # Modules that torch runs in float32 only say so themselves.
+    says: list[Any] = [m.refuses for m in module.modules() if hasattr(type(m), "refuses")]
+    if reason is None and says:
+        reason = says[0](name, precision)
     if reason is not None:
         raise BackendError(f"engine {name!r} cannot run {precision} on {where}: {reason}")
     engine: Engine = ENGINES[name](precision, module, example, where, calibration, pixels)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyfeat._config import num_threads
 from pyfeat.backbones._modality import normalised
+from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.ops._preprocess_spec import Preprocessing
 
 
@@ -37,10 +38,13 @@ class OnnxRuntimeEngine:
         self._pixels = pixels
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads()
-        model = export(module, example)
-        self._session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
-        )
+        if isinstance(module, OnnxModule):
+            self._session = module.row_session()
+        else:
+            model = export(module, example)
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
         self._names = [i.name for i in self._session.get_inputs()]
 
     @staticmethod

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from pyfeat._config import num_threads
 from pyfeat.backbones._calibration import Batches, calibrate, identity_of, keep, read
+from pyfeat.backbones._engine_onnxruntime import export
+from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.ops._preprocess_spec import Preprocessing
 
 # What int8 leaves in floating point is float32: CPUs without bfloat16 give the same rows.
@@ -59,6 +61,7 @@ class OpenVinoEngine:
     ) -> None:
         kind, _, identity = precision.partition(":")
         self.chunk = chunk_of(module, example)
+        example = tuple(t.expand(self.chunk, *t.shape[1:]).contiguous() for t in example)
         self.at_once = num_threads()
         self.takes_bytes = pixels is not None
         self.precision = precision
@@ -66,12 +69,11 @@ class OpenVinoEngine:
         self._pixels = pixels
         self._lock = threading.Lock()
         model = read(identity) if identity else convert(module, example)
+        model.reshape({i: _shape(t) for i, t in zip(model.inputs, example, strict=True)})
         if precision == "int8":
-            model = calibrate(model, calibration or [])
+            filled = [tuple(_filled(t.numpy(), self.chunk) for t in b) for b in calibration or []]
+            model = calibrate(model, filled, self.chunk)
             self.precision = f"int8:{identity_of(model)}"
-        model.reshape(
-            {i: _shape(t, self.chunk) for i, t in zip(model.inputs, example, strict=True)}
-        )
         self._model = model
         self._queues: dict[bool, Any] = {}  # by whether bytes go in
 
@@ -129,12 +131,17 @@ class OpenVinoEngine:
 
 
 def convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
-    """Return an OpenVINO model of any number of inputs."""
+    """Return an OpenVINO model of as many inputs as the example has."""
     import openvino
 
+    if isinstance(module, OnnxModule):
+        return module.openvino_model()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # what torch says about tracing
-        return openvino.convert_model(module, example_input=example)
+        try:
+            return openvino.convert_model(module, example_input=example)
+        except openvino.frontend.OpConversionFailure:  # it reads ONNX with other rules
+            return openvino.Core().read_model(export(module, example))
 
 
 def normalising(model: Any, pixels: Preprocessing) -> Any:
@@ -155,6 +162,8 @@ def normalising(model: Any, pixels: Preprocessing) -> Any:
 
 def chunk_of(module: nn.Module, example: tuple[Tensor, ...]) -> int:
     """Return how many inputs one request computes."""
+    if isinstance(module, OnnxModule):  # read for one image
+        return 1
     if not example[0].is_floating_point():
         return _TEXTS
     weights = sum(p.numel() for p in module.parameters())
@@ -178,9 +187,9 @@ def _config(hint: str, threads: int) -> dict[str, Any]:
     }
 
 
-def _shape(example: Tensor, chunk: int) -> list[int]:
+def _shape(example: Tensor) -> list[int]:
     # Only the length of texts and recordings is free.
-    return [chunk, *example.shape[1:]] if example.ndim == 4 else [chunk, -1]
+    return list(example.shape) if example.ndim == 4 else [len(example), -1]
 
 
 def _filled(array: NDArray[Any], chunk: int) -> NDArray[Any]:

@@ -74,6 +74,11 @@ class Fidelity:
         taken = next(
             m for m in self.measured if (m.engine, m.precision) == (self.engine, self.precision)
         )
+        if len(self.measured) == 1:
+            return (
+                f"{self.engine} {self.precision}: smallest cosine to float32 "
+                f"{taken.min_cosine:.5f}, {taken.per_second:.0f}/s, {self.sample} inputs"
+            )
         untrue = [m for m in self.measured if m.min_cosine < self.min_cosine]
         faster = [f"{m.engine} {m.precision}" for m in untrue if m.per_second > taken.per_second]
         but = f"; {', '.join(faster)} would be faster but less true" if faster else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
+import os
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -11,10 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyfeat.backbones._backbone import Backbone, freeze
+from pyfeat.backbones._clip import load_clip
+from pyfeat.backbones._files import FileStamp, stamp_of
+from pyfeat.backbones._keras import load_keras
 from pyfeat.backbones._layers import POOLINGS, Layers
 from pyfeat.backbones._lite import load_lite
 from pyfeat.backbones._modality import Preparation
 from pyfeat.backbones._names import find_source
+from pyfeat.backbones._onnx import load_onnx
 from pyfeat.backbones._pretrained import IMAGENET, Pretrained
 from pyfeat.backbones._timm import load_timm, preprocessing_of_module
 from pyfeat.backbones._torchvision import load_torchvision
@@ -22,7 +28,20 @@ from pyfeat.backbones._weights import all_tensors, architecture_of, class_name
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
-_LOADERS: dict[str, Any] = {"pyfeat": load_lite, "torchvision": load_torchvision, "timm": load_timm}
+_LOADERS: dict[str, Any] = {
+    "pyfeat": load_lite,
+    "torchvision": load_torchvision,
+    "timm": load_timm,
+    "hf": load_clip,
+    "onnx": load_onnx,
+    "keras": load_keras,
+}
+# Sources whose weights are downloaded, and whose networks can be built without them.
+_WITHOUT_WEIGHTS: dict[str, Callable[[str, Any], Pretrained]] = {
+    "torchvision": partial(load_torchvision, pretrained=False),
+    "timm": partial(load_timm, pretrained=False),
+}
+_TAKE_FILES = ("torchvision", "timm")
 
 
 def load_backbone(
@@ -32,6 +51,7 @@ def load_backbone(
     pooling: str = "auto",
     preprocessing: Preparation | None = None,
     device: str | torch.device = "auto",
+    weights: str | os.PathLike[str] | None = None,
 ) -> Backbone:
     """Return a frozen backbone by name, or freeze a module of your own.
 
@@ -41,6 +61,12 @@ def load_backbone(
         - "efficientnet_lite0": ImageNet weights from a Python package, no download;
         - "torchvision/NAME" or "torchvision/NAME@WEIGHTS", "timm/NAME" or "timm/NAME.TAG": the
           weights are downloaded on first use, without @WEIGHTS or .TAG the default ones;
+        - "hf/FOLDER": a CLIP or SigLIP model of transformers, its image tower; "hf/FOLDER#text" its
+          text tower;
+        - "onnx/FILE": an image model in an ONNX file; its bytes are its identity, not its path.
+          Its layers are the names of tensors of its graph;
+        - "keras/NAME": a network of `keras.applications` without its classifier, on Keras 3 with
+          its torch backend (see `pyfeat backbones keras/`);
         - a bare name: torchvision's model of that name, else timm's;
         - a module that maps (n, 3, crop, crop) to (n, d) or to (n, c, h, w), which is averaged
           over h and w. It is copied: training it further changes neither the rows of this backbone
@@ -58,6 +84,10 @@ def load_backbone(
         `pretrained_cfg` if it has one, else the usual ImageNet one (256, 224, bilinear).
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is a GPU, else the CPU.
+    weights : path-like, optional
+        Weights for a model of torchvision or timm: a safetensors file, or a state dict of
+        `torch.save` that loads with `weights_only=True`. Nothing is downloaded. A classifier in it
+        is left out, all else must fit; the preprocessing stays that of the name.
 
     Returns
     -------
@@ -73,9 +103,10 @@ def load_backbone(
         ScriptModule.
     ValueError
         If there is no such name, weights or device, or the module has another signature, carries
-        forward hooks, or has no weights yet (meta device, lazy layers).
+        forward hooks, or has no weights yet (meta device, lazy layers); or if `weights` are damaged
+        or those of another architecture.
     OSError
-        If the weights can neither be read from the cache nor downloaded.
+        If the weights can neither be read from the cache nor downloaded, or a file cannot be read.
 
     Notes
     -----
@@ -95,9 +126,12 @@ def load_backbone(
         raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {pooling!r}")
     wanted = layers if isinstance(layers, (int, str)) else tuple(layers)
     if isinstance(backbone, str):
-        return _load_named(backbone, wanted, pooling, preprocessing, str(where))
+        stamps = _stamps(backbone, weights)
+        return _load_named(backbone, wanted, pooling, preprocessing, str(where), stamps)
     if isinstance(backbone, nn.Module):
-        return freeze(_take_module(backbone, preprocessing), where, wanted, pooling)
+        if weights is not None:
+            raise ValueError("weights must go with a name: load them into the module yourself")
+        return freeze(take_module(backbone, preprocessing), where, wanted, pooling)
     raise TypeError(f"backbone must be a name or an nn.Module, got {type(backbone).__name__}")
 
 
@@ -123,14 +157,61 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 @lru_cache(maxsize=2)
 def _load_named(
-    name: str, layers: Layers, pooling: str, preprocessing: Preparation | None, device: str
+    name: str,
+    layers: Layers,
+    pooling: str,
+    preprocessing: Preparation | None,
+    device: str,
+    stamps: tuple[FileStamp | None, FileStamp | None],
 ) -> Backbone:
-    source, inner = find_source(name)
-    found = _LOADERS[source](inner, preprocessing)
+    file = stamps[1]
+    if file is None:
+        found = take_named(name, preprocessing)
+    else:
+        found = _from_file(name, preprocessing, file.path)
     return freeze(found, torch.device(device), layers, pooling)
 
 
-def _take_module(module: nn.Module, preprocessing: Preparation | None) -> Pretrained:
+def take_named(name: str, preprocessing: Preparation | None, *, weights: bool = True) -> Pretrained:
+    """Return what the source of a name hands over.
+
+    Parameters
+    ----------
+    name : str
+    preprocessing : Preprocessing or None
+        None means the one that belongs to the weights.
+    weights : bool, default=True
+        False: random numbers instead of weights that would be downloaded.
+    """
+    source, inner = find_source(name)
+    if not weights and source in _WITHOUT_WEIGHTS:
+        return _WITHOUT_WEIGHTS[source](inner, preprocessing)
+    found: Pretrained = _LOADERS[source](inner, preprocessing)
+    return found
+
+
+def _from_file(name: str, preprocessing: Preparation | None, file: str) -> Pretrained:
+    source, inner = find_source(name)
+    if source not in _TAKE_FILES:
+        rule = "go with a model of torchvision or timm"
+        raise ValueError(f"weights must {rule}, got {file!r} for {name!r}")
+    found: Pretrained = _LOADERS[source](inner, preprocessing, file)
+    return found
+
+
+def _stamps(
+    name: str, weights: str | os.PathLike[str] | None
+) -> tuple[FileStamp | None, FileStamp | None]:
+    """Return what tells that a file behind a name, or one of weights, is another than before."""
+    is_file = name.startswith("onnx/")
+    return (
+        stamp_of(name.removeprefix("onnx/"), "ONNX file") if is_file else None,
+        None if weights is None else stamp_of(weights, "weights"),
+    )
+
+
+def take_module(module: nn.Module, preprocessing: Preparation | None) -> Pretrained:
+    """Return a copy of a module, checked, as a source hands it over."""
     name = class_name(module)
     _check_module(module)
     try:

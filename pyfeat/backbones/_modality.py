@@ -1,4 +1,4 @@
-"""What a backbone takes: images, texts or sound, and what each goes through before a batch."""
+"""What a backbone takes: images, texts, sound or videos, and how each becomes part of a batch."""
 
 from __future__ import annotations
 
@@ -74,19 +74,50 @@ class AudioPreprocessing:
         return asdict(self)
 
 
-Preparation = Preprocessing | Tokenization | AudioPreprocessing
+@dataclass(frozen=True)
+class VideoPreprocessing:
+    """What a video goes through before its frames become part of a batch.
+
+    Parameters
+    ----------
+    image : Preprocessing
+        What each frame goes through.
+    frames : int, default=8
+        How many frames are taken, spread evenly; of a shorter video all of them.
+    pooling : {"avg", "max"}, default="avg"
+        How the rows of the frames become one.
+    """
+
+    image: Preprocessing
+    frames: int = 8
+    pooling: str = "avg"
+
+    def to_parts(self) -> dict[str, Any]:
+        """Return what a fingerprint needs beside the preprocessing of images."""
+        return {"frames": self.frames, "pooling": self.pooling}
+
+
+Preparation = Preprocessing | Tokenization | AudioPreprocessing | VideoPreprocessing
 
 
 def modality_of(preparation: Preparation) -> str:
-    """Return "image", "text" or "audio"."""
+    """Return "image", "text", "audio" or "video"."""
+    if isinstance(preparation, VideoPreprocessing):
+        return "video"
     if isinstance(preparation, Tokenization):
         return "text"
     return "audio" if isinstance(preparation, AudioPreprocessing) else "image"
 
 
 def pixels_of(preparation: Preparation) -> Preprocessing | None:
-    """Return how images are normalised; None where inputs are no images."""
-    return preparation if isinstance(preparation, Preprocessing) else None
+    """Return how images, or frames of videos, are normalised; None for other inputs."""
+    if isinstance(preparation, (Preprocessing, VideoPreprocessing)):
+        return _image(preparation)
+    return None
+
+
+def _image(preparation: Preprocessing | VideoPreprocessing) -> Preprocessing:
+    return preparation.image if isinstance(preparation, VideoPreprocessing) else preparation
 
 
 def bucket_of(length: int, max_length: int) -> int:
@@ -106,7 +137,7 @@ def example_inputs(preparation: Preparation, n: int) -> tuple[Tensor, ...]:
     if isinstance(preparation, AudioPreprocessing):
         samples = round(preparation.window * preparation.sample_rate)
         return (torch.randn(n, samples, generator=generator) * 0.1,)
-    size = preparation.crop
+    size = _image(preparation).crop
     return (torch.randn(n, 3, size, size, generator=generator),)
 
 
@@ -139,12 +170,12 @@ def check_inputs(preparation: Preparation, inputs: tuple[Any, ...]) -> None:
         dtype, count, rule = torch.float32, 1, "(n, samples)"
         fits = all(getattr(t, "ndim", 0) == 2 for t in inputs)
     else:
-        side = preparation.crop
+        side = _image(preparation).crop
         dtype, count, rule = torch.float32, 1, f"(n, 3, {side}, {side})"
         fits = all(tuple(getattr(t, "shape", ()))[1:] == (3, side, side) for t in inputs)
     if len(inputs) != count:
         raise ValueError(f"batch must be {count} tensors, got {len(inputs)}")
-    bytes_too = isinstance(preparation, Preprocessing)
+    bytes_too = pixels_of(preparation) is not None
     for tensor in inputs:
         own = getattr(tensor, "dtype", None)
         if own != dtype and not (bytes_too and own == torch.uint8):

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 
-from pyfeat.backbones import _lite
+from pyfeat.backbones import _keras, _lite
 from pyfeat.backbones._pretrained import INSTALL_HINT
 from pyfeat.backbones._timm import has_timm_model, timm_names
 from pyfeat.backbones._torchvision import torchvision_names
@@ -17,7 +17,9 @@ _LISTS: dict[str, Callable[[], list[str]]] = {
     "pyfeat": lambda: list(_lite.NAMES),
     "torchvision": torchvision_names,
     "timm": timm_names,
+    "keras": _keras.keras_names,
 }
+_BARE = ("pyfeat", "torchvision", "timm")  # whose names go without a prefix
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def list_backbones(pattern: str = "") -> list[BackboneName]:
     -------
     names : list of BackboneName
         Each with `name` and `source`, the source being "pyfeat" (weights in a Python package),
-        "torchvision" or "timm" (weights downloaded on first use). No name is listed twice.
+        "torchvision", "timm" or "keras" (weights downloaded on first use). No name is listed twice.
+        Files ("onnx/FILE") are not listed.
 
     Raises
     ------
@@ -77,13 +80,19 @@ def find_source(name: str) -> tuple[str, str]:
     """
     if name in _lite.NAMES:
         return "pyfeat", name
+    if name.startswith("hf/"):
+        return "hf", name[3:]
     prefix, slash, rest = name.partition("/")
+    if prefix == "onnx" and rest:
+        return prefix, rest
+    if prefix == "keras" and rest in _keras.keras_names():
+        return prefix, rest
     bare = rest if slash else name
     for source, knows in (("torchvision", _torchvision_has), ("timm", has_timm_model)):
         asked = prefix == source if slash else source in _installed()
         if asked and knows(bare):
             return source, bare
-    if len(_installed()) == 1:
+    if not {"torchvision", "timm"} & _installed().keys():
         raise ImportError(f"backbone {name!r} needs torchvision or timm: {INSTALL_HINT}")
     close = get_close_matches(bare.lower(), _all_bare_names(), n=3)
     hint = f"; close names: {', '.join(close)}" if close else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,29 @@ IMAGENET = Preprocessing(
 )
 
 
+@dataclass(frozen=True)
+class Joint:
+    """The space that the two towers of a model share.
+
+    Parameters
+    ----------
+    model : str
+        Hash of the weights of both towers.
+    tower : {"image", "text"}
+        Which of them this is.
+    logit_scale : float
+        What the model multiplies the cosine of an image and a text with, before a softmax.
+    """
+
+    model: str
+    tower: str
+    logit_scale: float
+
+    def to_parts(self) -> dict[str, Any]:
+        """Return what makes rows of two towers comparable, for a fingerprint."""
+        return {"model": self.model, "tower": self.tower}
+
+
 @dataclass(frozen=True, eq=False)
 class Pretrained:
     """A module without its classifier, as its source hands it over: not yet frozen.
@@ -34,9 +57,11 @@ class Pretrained:
     Parameters
     ----------
     name : str
-        Full name: it loads the same weights again, whatever the defaults become.
+        Full name: it loads the same weights again, whatever the defaults become; of weights in a
+        file of the caller's what they belong to, so that no path is part of an identity.
     source : str
-        "pyfeat", "torchvision", "timm", "hf", "st", "onnx", "keras" or "module".
+        "pyfeat", "torchvision", "timm", "hf", "st", "onnx", "keras", "file" (the
+        caller's weights for a model of torchvision or timm) or "module".
     architecture : str
         What the forward pass is, besides the weights.
     module : nn.Module
@@ -45,6 +70,10 @@ class Pretrained:
         What the weights were trained with, or what the caller wants instead.
     l2 : bool
         Whether the mean of the rows of several windows is brought to norm 1.
+    text : callable, optional
+        Loads the text tower, whose rows are of the same space as those of this image tower.
+    joint : Joint, optional
+        The space that both towers share; both say it.
     """
 
     name: str
@@ -53,6 +82,8 @@ class Pretrained:
     module: nn.Module
     preprocessing: Preparation
     l2: bool = False
+    text: Callable[[], Pretrained] | None = None
+    joint: Joint | None = None
 
 
 @contextmanager

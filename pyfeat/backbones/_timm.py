@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyfeat.backbones._pretrained import INSTALL_HINT, Pretrained, explain_missing_weights
+from pyfeat.backbones._weights_file import fill
 from pyfeat.ops._preprocess import Preprocessing
 
 _MODES = {"center": "crop", "squash": "stretch", "border": "pad"}  # timm's words and ours
@@ -28,7 +29,13 @@ def has_timm_model(name: str) -> bool:
     return bool(_timm().is_model(name))
 
 
-def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
+def load_timm(
+    name: str,
+    preprocessing: Preprocessing | None,
+    weights: str | None = None,
+    *,
+    pretrained: bool = True,
+) -> Pretrained:
     """Return a timm model without its classifier.
 
     Parameters
@@ -37,6 +44,10 @@ def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
         `ARCHITECTURE` for the default weights, or `ARCHITECTURE.TAG`.
     preprocessing : Preprocessing or None
         None means the one that belongs to the weights.
+    weights : str, optional
+        File of weights to take instead (see `fill`).
+    pretrained : bool, default=True
+        False: random weights, for a look at the network.
 
     Raises
     ------
@@ -48,6 +59,8 @@ def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
         If the weights can neither be read from the cache nor downloaded.
     """
     timm = _timm()
+    if weights is not None:
+        return _load_file(name, preprocessing, weights)
     from huggingface_hub.constants import HF_HUB_CACHE
 
     architecture, _, tag = name.partition(".")
@@ -63,8 +76,30 @@ def load_timm(name: str, preprocessing: Preprocessing | None) -> Pretrained:
     )
     address = f"huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
     with explain_missing_weights(full_name, address, HF_HUB_CACHE):
-        module = timm.create_model(name, pretrained=True, num_classes=0)
+        module = timm.create_model(name, pretrained=pretrained, num_classes=0)
     return Pretrained(full_name, "timm", f"timm/{architecture}", module, chosen)
+
+
+def _load_file(name: str, preprocessing: Preprocessing | None, weights: str) -> Pretrained:
+    timm = _timm()
+    module = timm.create_model(name, pretrained=False, num_classes=0)
+    fill(module, weights, _classifier_layers(module))
+    architecture = f"timm/{name.partition('.')[0]}"
+    chosen = preprocessing or preprocessing_of_module(module, architecture)
+    return Pretrained(architecture, "file", architecture, module, chosen)
+
+
+def _classifier_layers(module: Any) -> list[str]:
+    """Return the layers that a module without its classifier has no more."""
+    last = module.pretrained_cfg.get("classifier") or ()
+    dropped = [last] if isinstance(last, str) else list(last)
+    have = module.state_dict()
+    for layer in dropped:
+        # Where the classifier is a block ("head.fc.fc2"), the whole block is gone.
+        parent = layer.rpartition(".")[0]
+        if parent and parent not in dropped and not any(k.startswith(f"{parent}.") for k in have):
+            dropped.append(parent)
+    return dropped
 
 
 def preprocessing_of_module(module: Any, name: str) -> Preprocessing:

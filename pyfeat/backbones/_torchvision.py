@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from pyfeat.backbones._pretrained import INSTALL_HINT, Pretrained, explain_missing_weights
+from pyfeat.backbones._weights_file import fill
 from pyfeat.ops._preprocess import Preprocessing
+
+_N_CLASSES = 1000  # of a model made without weights
+# Classifiers that only training uses.
+_AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+# The files of densenets are older than the names of their layers.
+_RENAMED = {"densenet": {r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.": r"\1\2."}}
 
 
 def torchvision_names() -> list[str]:
@@ -23,7 +30,13 @@ def torchvision_names() -> list[str]:
     return list(_models().list_models(module=_models()))
 
 
-def load_torchvision(name: str, preprocessing: Preprocessing | None) -> Pretrained:
+def load_torchvision(
+    name: str,
+    preprocessing: Preprocessing | None,
+    weights: str | None = None,
+    *,
+    pretrained: bool = True,
+) -> Pretrained:
     """Return a torchvision model without its classifier.
 
     Parameters
@@ -32,6 +45,10 @@ def load_torchvision(name: str, preprocessing: Preprocessing | None) -> Pretrain
         `NAME` for the default weights, or `NAME@WEIGHTS` such as "resnet50@IMAGENET1K_V1".
     preprocessing : Preprocessing or None
         None means the one that belongs to the weights.
+    weights : str, optional
+        File of weights to take instead (see `fill`).
+    pretrained : bool, default=True
+        False: random weights, for a look at the network.
 
     Raises
     ------
@@ -47,19 +64,35 @@ def load_torchvision(name: str, preprocessing: Preprocessing | None) -> Pretrain
     if wanted and wanted not in choices.__members__:
         have = list(choices.__members__)
         raise ValueError(f"weights of {architecture} must be one of {have}, got {wanted!r}")
-    weights = choices[wanted or "DEFAULT"]
-    full_name = f"torchvision/{architecture}@{weights.name}"
-    cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    with explain_missing_weights(full_name, weights.url, str(cache)):
-        module = _models().get_model(architecture, weights=weights, progress=False)
-    drop_classifier(module, len(weights.meta["categories"]))
-    return Pretrained(
-        full_name,
-        "torchvision",
-        f"torchvision/{architecture}",
-        module,
-        preprocessing or preprocessing_of(weights.transforms()),
-    )
+    known = choices[wanted or "DEFAULT"]
+    chosen = preprocessing or preprocessing_of(known.transforms())
+    plain = f"torchvision/{architecture}"
+    if weights is not None:
+        return Pretrained(plain, "file", plain, _from_file(architecture, weights), chosen)
+    full_name = f"{plain}@{known.name}"
+    if not pretrained:
+        return Pretrained(full_name, "torchvision", plain, _untrained(architecture)[0], chosen)
+    cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(known.url).name
+    with explain_missing_weights(full_name, known.url, str(cache)):
+        module = _models().get_model(architecture, weights=known, progress=False)
+    drop_classifier(module, len(known.meta["categories"]))
+    return Pretrained(full_name, "torchvision", plain, module, chosen)
+
+
+def _from_file(architecture: str, weights: str) -> nn.Module:
+    module, dropped = _untrained(architecture)
+    heads = _AUXILIARY.get(architecture, ())
+    fill(module, weights, [dropped, *heads], _RENAMED.get(architecture[:8]))
+    return module
+
+
+def _untrained(architecture: str) -> tuple[nn.Module, str]:
+    """Return a model with random weights, and the name of the classifier it had."""
+    # As torchvision makes these two for weights of its own; their initialisation takes minutes.
+    made = {"aux_logits": False, "init_weights": False, "transform_input": True}
+    options = made if architecture in _AUXILIARY else {}
+    module: nn.Module = _models().get_model(architecture, weights=None, **options)
+    return module, drop_classifier(module, _N_CLASSES)
 
 
 def preprocessing_of(preset: Any) -> Preprocessing:
@@ -73,11 +106,16 @@ def preprocessing_of(preset: Any) -> Preprocessing:
     )
 
 
-def drop_classifier(module: nn.Module, n_classes: int) -> None:
+def drop_classifier(module: nn.Module, n_classes: int) -> str:
     """Put the identity in the place of the last layer, so that the model returns what feeds it.
 
     Every classification model of torchvision ends in a linear layer, or in a convolution
     (squeezenet), with one output for each class, and registers it last.
+
+    Returns
+    -------
+    path : str
+        Name of the layer.
 
     Raises
     ------
@@ -91,6 +129,7 @@ def drop_classifier(module: nn.Module, n_classes: int) -> None:
         raise ValueError(f"last layer {path} must have {n_classes} outputs, got {size}")
     parent, _, child = path.rpartition(".")
     setattr(module.get_submodule(parent), child, nn.Identity())
+    return str(path)
 
 
 def _models() -> Any:

@@ -6,6 +6,7 @@ interrupted.
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import logging
@@ -17,9 +18,10 @@ from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from pyfeat.jobs import Paths
+    from pyfeat.jobs import Collected
 
 OK, ERROR, USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -28,7 +30,7 @@ P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no bar.")]
 Column = Annotated[
     str | None,
-    typer.Option(help="Column of a CSV, TSV or parquet list that holds the paths."),
+    typer.Option(help="Column of a CSV, TSV or parquet list that holds the paths, or the texts."),
 ]
 SpaceOption = Annotated[
     str | None,
@@ -38,7 +40,8 @@ InputArguments = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Folders (recursive), globs, images, or lists of paths (.txt .csv .tsv .parquet).",
+        help="Folders (recursive), globs, images, or lists of paths (.txt .csv .tsv .parquet). For "
+        "texts: tables (the cells of a column), .txt (its lines), or folders of .txt files.",
     ),
 ]
 
@@ -49,7 +52,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Images to features to predictions: frozen backbones, a crash-safe store, light heads.",
+    help="Images, texts and recordings to features to predictions: frozen backbones, a crash-safe "
+    "store, light heads.",
     epilog="Exit codes: 0 done, 3 some inputs could not be read (listed with reason), "
     "2 wrong usage, 1 error, 130 interrupted. PYFEAT_NUM_THREADS limits the threads that decode, "
     "compute and read rows (default: the cores there are); torch's own obey OMP_NUM_THREADS.",
@@ -99,6 +103,16 @@ def command(*path: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
     return register
 
 
+class ListByDefault(TyperGroup):
+    """A group whose command `list` is meant where no command is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `list` in front of what is no command."""
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 _groups: dict[str, typer.Typer] = {}
 
 
@@ -110,8 +124,16 @@ def _group(path: tuple[str, ...]) -> typer.Typer:
         helps = {
             "store": "Look into a store.",
             "index": "Search for the images nearest to others.",
+            "backbones": "List the backbones that `--backbone` takes, or look into one. "
+            "`pyfeat backbones PATTERN` is `pyfeat backbones list PATTERN`.",
         }
-        _groups[name] = typer.Typer(help=helps[name], no_args_is_help=True, rich_markup_mode=None)
+        lists = name == "backbones"
+        _groups[name] = typer.Typer(
+            cls=ListByDefault if lists else None,
+            help=helps[name],
+            no_args_is_help=not lists,
+            rich_markup_mode=None,
+        )
         app.add_typer(_groups[name], name=name)
     return _groups[name]
 
@@ -137,18 +159,31 @@ def usage() -> Iterator[None]:
         raise UsageProblem(str(error)) from None
 
 
-def paths_of(inputs: list[str], column: str | None) -> Paths:
-    """Return the paths inputs stand for; what is not there is wrong usage.
+def check_there(inputs: list[str]) -> None:
+    """Refuse what is not there before a backbone is loaded, or downloaded, for it.
+
+    Raises
+    ------
+    UsageProblem
+        If an input is neither there nor a glob.
+    """
+    for item in inputs:
+        if not os.path.lexists(item) and not glob.has_magic(item):
+            raise UsageProblem(f"inputs must exist, got {item!r}: no such file or folder")
+
+
+def inputs_of(inputs: list[str], modality: str, column: str | None) -> Collected:
+    """Return the inputs that were typed; what is not there is wrong usage.
 
     Raises
     ------
     UsageProblem
         If an input is not there or names nothing.
     """
-    from pyfeat.jobs import collect
+    from pyfeat.jobs import collect_inputs
 
     with usage():
-        return collect(inputs, column=column)
+        return collect_inputs(inputs, modality, column)
 
 
 def shows_progress(json_out: bool) -> bool:

@@ -15,8 +15,9 @@ from pyfeat.cli._app import (
     InputArguments,
     Json,
     SpaceOption,
+    check_there,
     command,
-    paths_of,
+    inputs_of,
     print_json,
     shows_progress,
     usage,
@@ -32,8 +33,28 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
         str, typer.Option(help="Name of the backbone; see `pyfeat backbones`.")
     ] = "efficientnet_lite0",
     column: Column = None,
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Layers of a row: names, or negative numbers; see `pyfeat backbones show`.",
+        ),
+    ] = "-1",
+    pooling: Annotated[
+        str, typer.Option(help="auto, cls, avg, max, gem, cls+avg or none.")
+    ] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="torch, openvino, onnxruntime; auto: the fastest that is true.")
+    ] = "torch",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, fp8 or auto.")] = "fp32",
+    min_cosine: Annotated[
+        float, typer.Option(help="Smallest cosine to float32 that auto accepts, over a sample.")
+    ] = 0.995,
+    fidelity: Annotated[
+        bool, typer.Option("--fidelity", help="Say how true and how fast the engine is.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16 rows.")] = "float32",
-    batch_size: Annotated[str, typer.Option(help="Images in one pass, or auto.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Inputs in one pass, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     deterministic: Annotated[
         bool, typer.Option(help="Promise bits that do not depend on the batch; slow on a GPU.")
@@ -43,26 +64,44 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     ] = "exact",
     json_out: Json = False,
 ) -> int:
-    """Put a row of features for every image into a store. Run it again to go on."""
+    """Put a row of features for every input into a store. Run it again to go on.
+
+    With --engine auto or --precision auto, the engines are measured on a sample of the inputs.
+    """
     from pyfeat.extract import FeatureExtractor
     from pyfeat.jobs import extract
 
-    paths = paths_of(inputs, column)
+    check_there(inputs)
     with usage():
         extractor = FeatureExtractor(
             backbone,
+            layers=layers_of(layers),
+            pooling=pooling,
+            engine=engine,
+            precision=precision,
+            min_cosine=min_cosine,
             dtype=dtype,
             batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
             device=device,
             deterministic=deterministic,
             decode=decode,
-        ).fit()
-    summary = extract(paths, store, extractor, progress=shows_progress(json_out))
+        )
+        modality = extractor.modality
+    found = inputs_of(inputs, modality, column)
+    progress = shows_progress(json_out)
+    summary = extract(found, store, extractor, fidelity=fidelity, progress=progress)
     if json_out:
         print_json(summary.to_dict())
     else:
-        typer.echo(extraction_text(summary))
+        typer.echo(extraction_text(summary, report=fidelity))
     return QUARANTINED if summary.quarantined else OK
+
+
+def layers_of(text: str) -> str | int | tuple[str | int, ...]:
+    """Return the layers that were typed: names and whole numbers with commas between them."""
+    words = [word.strip() for word in text.split(",")]
+    wanted = [int(w) if w.removeprefix("-").isdecimal() else w for w in words]
+    return wanted[0] if len(wanted) == 1 else tuple(wanted)
 
 
 @command("store", "info")
@@ -161,10 +200,12 @@ def _index_search(
     """Print the indexed images nearest to each input, with their cosine similarity."""
     from dataclasses import asdict
 
-    from pyfeat.jobs import search_index
+    from pyfeat.index import FeatureIndex
+    from pyfeat.jobs import modality_of_space, search_index
 
-    paths = paths_of(inputs, column)
-    found, summary = search_index(index, paths, k=k, progress=shows_progress(json_out))
+    searched = FeatureIndex.load(index).space_
+    queries = inputs_of(inputs, modality_of_space(searched), column)
+    found, summary = search_index(index, queries, k=k, progress=shows_progress(json_out))
     if json_out:
         print_json({"neighbours": [asdict(n) for n in found], "extraction": summary.to_dict()})
     else:

@@ -18,7 +18,7 @@ from pyfeat.cli._app import (
     SpaceOption,
     UsageProblem,
     command,
-    paths_of,
+    inputs_of,
     print_json,
     shows_progress,
     usage,
@@ -71,12 +71,14 @@ def _predict(
     json_out: Json = False,
 ) -> int:
     """Label images: CSV of path, label, probability."""
-    from pyfeat.jobs import predict
+    from pyfeat.heads import LogisticHead
+    from pyfeat.jobs import modality_of_space, predict
 
     if not model.is_file():
         raise UsageProblem(f"--model must be a file, got {str(model)!r}: no such file")
-    paths = paths_of(inputs, column)
-    summary = predict(model, paths, store=store, progress=shows_progress(json_out))
+    head = LogisticHead.load(model)
+    found = inputs_of(inputs, modality_of_space(head.space_), column)
+    summary = predict(model, found, store=store, progress=shows_progress(json_out))
     rows = [(p.path, p.label, f"{p.probability:.6f}") for p in summary.predictions]
     if out is not None:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as f:

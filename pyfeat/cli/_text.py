@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyfeat.backbones import BackboneDescription, Fidelity
     from pyfeat.jobs import ExtractSummary, FitSummary, QuickstartReport
 
 MAX_LISTED = 20
@@ -29,17 +30,79 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def extraction_text(s: ExtractSummary) -> str:
-    """Return what a job did, with what it could not read."""
+def backbone_text(b: BackboneDescription, *, inner: bool) -> str:
+    """Return what a backbone takes, gives and costs; of its layers the outer ones, or all."""
+    blocks = {layer.name for layer in b.layers if layer.is_block}
+    shown = [
+        layer
+        for layer in b.layers
+        if inner or not any(layer.name.startswith(f"{block}.") for block in blocks)
+    ]
+    facts = [
+        ("backbone", b.name),
+        ("source", b.source),
+        ("modality", b.modality),
+        ("input", ", ".join(f"{k} {v:,}" for k, v in b.input.items())),
+        ("preprocessing", ", ".join(f"{k} {v}" for k, v in b.preprocessing.items())),
+        ("dim", f"{b.dim:,}"),
+        ("parameters", f"{b.parameters:,}"),
+        ("FLOPs", f"{b.flops:,} (of one input; a multiplication with its addition is two)"),
+        ("chunk", "the whole batch" if b.chunk is None else f"{b.chunk} at a time on a CPU"),
+    ]
+    rows = [
+        (
+            layer.name,
+            "" if layer.index is None else str(layer.index),
+            layer.kind,
+            " x ".join(map(str, layer.shape)),
+            layer.parameters,
+            f"{layer.flops / 1e6:,.1f}",
+        )
+        for layer in shown
+    ]
+    lines = [f"{key:<13}  {value}" for key, value in facts]
+    lines += ["", table(("layer", "index", "kind", "shape", "parameters", "MFLOPs so far"), rows)]
+    if hidden := len(b.layers) - len(shown):
+        lines.append(f"{hidden:,} more inside of these (--all lists them)")
+    return "\n".join(lines)
+
+
+def extraction_text(s: ExtractSummary, *, report: bool = False) -> str:
+    """Return what a job did, with what it could not read; with the report of its fidelity."""
+    noun = {"image": "images", "text": "texts", "audio": "recordings"}.get(s.modality, "inputs")
     lines = [
-        f"{s.total:,} images in {s.seconds:.1f} s ({s.images_per_second:,.0f}/s): "
+        f"{s.total:,} {noun} in {s.seconds:.1f} s ({s.images_per_second:,.0f}/s): "
         f"{s.computed:,} computed, {s.stored:,} from the store, {len(s.quarantined):,} not read",
         f"store {s.store}, space {s.space[:12]}",
     ]
+    if s.truncated:
+        lines.append(f"texts cut to what the model takes: {s.truncated:,}")
+    if report and s.fidelity is not None:
+        lines += ["", fidelity_text(s.fidelity), ""]
+    elif s.choice is not None:
+        lines.append(f"engine {s.choice}")
     lines += [f"not read: {q.path}: {q.reason}" for q in s.quarantined[:MAX_LISTED]]
     if len(s.quarantined) > MAX_LISTED:
         lines.append(f"... and {len(s.quarantined) - MAX_LISTED:,} more (--json lists all)")
     return "\n".join(lines)
+
+
+def fidelity_text(f: Fidelity) -> str:
+    """Return what was measured, as a table; what was taken, and why; what could not run."""
+    header = ("engine", "precision", "mean cosine", "min cosine", "same neighbour", "inputs/s")
+    rows = [
+        (
+            m.engine,
+            m.precision,
+            f"{m.mean_cosine:.6f}",
+            f"{m.min_cosine:.6f}",
+            f"{m.same_neighbour:.1%}",
+            f"{m.per_second:,.1f}",
+        )
+        for m in f.measured
+    ]
+    refused = [f"not measured: {reason}" for reason in f.refused.values()]
+    return "\n".join([table(header, rows), f"taken: {f.reason()}", *refused])
 
 
 def fit_text(s: FitSummary) -> str:

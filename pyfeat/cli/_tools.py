@@ -10,28 +10,55 @@ from typing import Annotated
 
 import typer
 
-from pyfeat.cli._app import OK, Json, UsageProblem, command, print_json
-from pyfeat.cli._text import table
+from pyfeat.cli._app import OK, Json, UsageProblem, command, print_json, usage
+from pyfeat.cli._text import backbone_text, table
 
 
-@command("backbones")
+@command("backbones", "list")
 def _backbones(
     pattern: Annotated[
         str, typer.Argument(metavar="[PATTERN]", help="Part of a name, or a glob like '*vit*'.")
     ] = "",
+    search: Annotated[str | None, typer.Option(metavar="TEXT", help="The same as PATTERN.")] = None,
     json_out: Json = False,
 ) -> int:
     """List the backbones that `--backbone` takes."""
     from pyfeat.backbones import list_backbones
 
-    found = list_backbones(pattern)
+    if pattern and search is not None:
+        raise UsageProblem(f"--search must stand without PATTERN, got {pattern!r} and {search!r}")
+    wanted = pattern if search is None else search
+    found = list_backbones(wanted)
     if json_out:
         print_json({"backbones": [asdict(b) for b in found]})
         return OK
     if not found:
-        typer.echo(f"no backbone fits {pattern!r}", err=True)
+        typer.echo(f"no backbone fits {wanted!r}", err=True)
         return OK
     typer.echo(table(("backbone", "source"), [(b.name, b.source) for b in found]))
+    return OK
+
+
+@command("backbones", "show")
+def _show(
+    name: Annotated[str, typer.Argument(help="A name that `--backbone` takes.")],
+    inner: Annotated[
+        bool, typer.Option("--all", help="List the layers inside of blocks too.")
+    ] = False,
+    json_out: Json = False,
+) -> int:
+    """Say what a backbone takes, gives and costs, and which layers `--layers` takes.
+
+    The weights of torchvision's and timm's models are not downloaded for it.
+    """
+    from pyfeat.backbones import describe
+
+    with usage():
+        found = describe(name)
+    if json_out:
+        print_json(found.to_dict())
+    else:
+        typer.echo(backbone_text(found, inner=inner))
     return OK
 
 

@@ -1,8 +1,18 @@
 """Inputs to rows."""
 
+from pyfeat.extract._choice import engine_of
 from pyfeat.extract._feature_extractor import FeatureExtractor
 from pyfeat.extract._inputs import Input
 from pyfeat.extract._progress import progress_of
 from pyfeat.extract._run import Outcome, RunOptions, row_space, run
 
-__all__ = ["FeatureExtractor", "Input", "Outcome", "RunOptions", "progress_of", "row_space", "run"]
+__all__ = [
+    "FeatureExtractor",
+    "Input",
+    "Outcome",
+    "RunOptions",
+    "engine_of",
+    "progress_of",
+    "row_space",
+    "run",
+]

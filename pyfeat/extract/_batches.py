@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,25 +74,31 @@ class Batches:
 
 
 def automatic_size(backbone: Backbone) -> int:
-    """Return how many inputs to hand over at a time: 128 to a GPU.
+    """Return how many inputs to hand over at a time: 128 images to a GPU.
 
     On a CPU a backbone computes in chunks of its own, and more of them at a time than keep the
-    cores busy gain nothing: the smallest number from 16 on that does.
+    cores busy gain nothing: the smallest number from 16 on that does. The frames of a video count.
     """
-    if backbone.device.type == "cuda":
-        return AUTO_CUDA
-    return -(-AUTO_CPU // backbone.full_batch) * backbone.full_batch
+    images = AUTO_CUDA
+    if backbone.device.type != "cuda":
+        images = -(-AUTO_CPU // backbone.full_batch) * backbone.full_batch
+    return max(1, images // getattr(backbone.preprocessing, "frames", 1))
 
 
 def forward_of(backbone: Backbone, reader: Reader) -> Forward:
-    """Return what makes rows of the tensors of inputs: windows of one recording are averaged."""
+    """Return what makes rows of the tensors of inputs.
+
+    The rows of the windows of one recording, or of the frames of one video, are averaged; those of
+    frames may be pooled by their maximum instead.
+    """
+    pool: Any = np.max if getattr(backbone.preprocessing, "pooling", "avg") == "max" else np.mean
 
     def forward(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
         batch, counts = reader.collate(tensors)
         rows: NDArray[np.float32] = backbone(*batch).cpu().numpy()
         if len(rows) > len(counts):
             ends = np.cumsum([0, *counts])
-            rows = np.stack([rows[a:b].mean(axis=0) for a, b in pairwise(ends)])
+            rows = np.stack([pool(rows[a:b], axis=0) for a, b in pairwise(ends)])
         if backbone.l2:
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from pyfeat.backbones import ENGINES, Backbone, Fidelity, choose_engine
 from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input
 from pyfeat.extract._readers import reader_of
+from pyfeat.store import FeatureStore
 
 SAMPLE = 32
 _KEPT = 6
@@ -68,7 +71,7 @@ def on_engine(
     if key not in _made:
         _made[key] = made = _make(backbone, wish, inputs)
         # Next time its rows in a store ask for it by name.
-        engine, precision = _pair_of(made[0].parts)
+        engine, precision = engine_of(made[0].parts)
         _made[_key(backbone, replace(wish, engine=engine, precision=precision))] = made
         while len(_made) > _KEPT:
             _made.popitem(last=False)
@@ -78,11 +81,6 @@ def on_engine(
 
 def _key(backbone: Backbone, wish: Wish) -> str:
     return canonical_json([backbone.parts, str(backbone.device), repr(wish)])
-
-
-def _pair_of(parts: Mapping[str, Any]) -> tuple[str, str]:
-    precision = str(parts["precision"])
-    return str(parts.get("engine", "torch")), "fp32" if precision == "float32" else precision
 
 
 def _make(
@@ -106,6 +104,33 @@ def _make(
     )
     chosen.keep()
     return chosen, report
+
+
+def engine_of(parts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return engine and precision of the rows of a space, in the words of `FeatureExtractor`."""
+    precision = str(parts["precision"])
+    return str(parts.get("engine", "torch")), "fp32" if precision == "float32" else precision
+
+
+def stored_spaces(store: str | os.PathLike[str] | FeatureStore | None) -> list[Space]:
+    """Return the spaces of a store, none where there is no store yet."""
+    if isinstance(store, FeatureStore):
+        return [store.space]
+    return FeatureStore.spaces(store) if store is not None and Path(store).is_dir() else []
+
+
+def measure(backbone: Backbone, wish: Wish, inputs: Sequence[Input]) -> Fidelity:
+    """Return how true one engine is, whatever a wish accepts.
+
+    Raises
+    ------
+    ValueError
+        If no input of the sample can be read.
+    """
+    sample = sample_of(backbone, inputs, wish.decode)
+    return choose_engine(
+        backbone, sample, engine=wish.engine, precision=wish.precision, min_cosine=-1
+    )[1]
 
 
 def sample_of(backbone: Backbone, inputs: Sequence[Input], decode: str) -> list[tuple[Tensor, ...]]:
@@ -141,7 +166,7 @@ def _earlier(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> tuple[s
     for space in stored:
         if own != {k: v for k, v in space.parts.items() if k not in chosen}:
             continue
-        pair = _pair_of(space.parts)
+        pair = engine_of(space.parts)
         kind = pair[1].partition(":")[0]
         fits = wish.engine in ("auto", pair[0]) and wish.precision in ("auto", kind)
         if fits and ENGINES[pair[0]].refuses(pair[1], backbone.device) is None:

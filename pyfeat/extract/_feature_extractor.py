@@ -1,49 +1,43 @@
-"""The transformer: images in, rows out."""
+"""The transformer: images, texts or recordings in, rows out."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from torch import nn
 
-from pyfeat._identity import ROW_DTYPES, Space, check_same_space
-from pyfeat.backbones import Backbone, Layers, check_engine, load_backbone
-from pyfeat.errors import InputError
-from pyfeat.extract._choice import Wish, on_engine
+from pyfeat._identity import Space
+from pyfeat.backbones import Backbone, Fidelity, Layers, load_backbone
+from pyfeat.extract._choice import Wish, engine_of, measure, on_engine, stored_spaces
 from pyfeat.extract._inputs import Input, as_inputs
-from pyfeat.extract._progress import progress_of
-from pyfeat.extract._run import RunOptions, row_space, run
-from pyfeat.ops import DECODE_MODES, Preprocessing
+from pyfeat.extract._parameters import check_parameters
+from pyfeat.extract._rows import split_rows
+from pyfeat.extract._run import RunOptions, row_space
+from pyfeat.extract._stateless import StatelessTransformer
+from pyfeat.extract._text_tower import TextTower
+from pyfeat.extract._transform import Progress, rows_of
+from pyfeat.ops import Preprocessing
 from pyfeat.store import FeatureStore
 
-Progress = bool | Callable[[int, int], None]
 
-
-class FeatureExtractor(
-    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]  # scikit-learn has no types
-    TransformerMixin,  # type: ignore[misc]
-    BaseEstimator,  # type: ignore[misc]
-):
-    """Turn images into rows of features with a frozen, pretrained backbone.
+class FeatureExtractor(TextTower, StatelessTransformer):
+    """Turn images, texts, recordings or videos into rows with a frozen, pretrained backbone.
 
     Stateless: `fit` only checks the parameters, `transform` may be called without it. Works in a
     scikit-learn `Pipeline`; with a store, the clones that cross-validation and grid search make all
-    share it, so each image goes through the backbone once.
+    share it, so each input goes through the backbone once.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="efficientnet_lite0"
         Name ("efficientnet_lite0", "resnet50", "torchvision/NAME[@WEIGHTS]", "timm/NAME"; see
-        `pyfeat backbones`), or a module that takes (n, 3, h, w) and returns (n, d) or (n, d, h, w).
+        `pyfeat backbones`), a file ("onnx/FILE"), or a module that takes (n, 3, h, w) and returns
+        (n, d) or (n, d, h, w). It says whether the inputs are images, texts or recordings.
+    weights : path-like, optional
+        File of weights for a model of torchvision or timm by name (see `load_backbone`).
     store : path-like or FeatureStore, optional
         Where rows are kept. What is there already is not computed again, whatever its file is
         called now.
@@ -64,6 +58,11 @@ class FeatureExtractor(
         float32.
     preprocessing : Preprocessing, optional
         Size, crop, filter, mean and deviation; by default what the weights were trained with.
+    video : {"avg", "max"}, optional
+        Inputs are videos: an image backbone is given frames of each, and the rows of the frames are
+        averaged, or pooled by their maximum.
+    frames : int, default=8
+        How many frames of a video, the middle ones of equal segments; of a shorter one all.
     dtype : {"float32", "float16"}, default="float32"
         Type of the rows, returned and stored.
     batch_size : int or "auto", default="auto"
@@ -91,7 +90,8 @@ class FeatureExtractor(
         What "auto" measured; None where nothing was to be chosen, or the store held rows of an
         earlier choice, which is kept.
     n_truncated_ : int
-        Texts of the last `transform` that were longer than the model takes, and were cut.
+        Texts that the last `transform` or `transform_text` computed and had to cut: longer than
+        the model takes.
 
     Raises
     ------
@@ -105,10 +105,17 @@ class FeatureExtractor(
 
     Notes
     -----
-    Inputs are paths, encoded `bytes`, PIL images or uint8 arrays (h, w), (h, w, 1), (h, w, 3) or
-    (h, w, 4), in a list, an object array, a pandas or polars column; or one array (n, h, w, c).
-    EXIF orientation is applied, alpha is dropped, 16-bit images are scaled to 8 bits, of an
-    animation the first frame is taken.
+    Inputs stand in a list, an object array, a pandas or polars column.
+
+    - Images: paths, encoded `bytes`, PIL images or uint8 arrays (h, w), (h, w, 1), (h, w, 3) or
+      (h, w, 4); or one array (n, h, w, c). EXIF orientation is applied, alpha is dropped, 16-bit
+      images are scaled to 8 bits, of an animation the first frame is taken.
+    - Texts: a str is a text; UTF-8 `bytes`; a `Path` names a file, which is one text. A text longer
+      than the model takes is cut, and counted in `n_truncated_`.
+    - Recordings: paths and encoded `bytes` (wav, flac, ogg, mp3), or rows of samples at the rate of
+      the model; or one array (n, samples). Channels are averaged, other rates resampled, and the
+      rows of the windows of a long recording averaged.
+    - Videos: paths, bytes or uint8 arrays (t, h, w, 3), read by PyAV (see `VideoReader`).
 
     On a CPU the bits of a row never depend on the batch. On a GPU they may without `deterministic`:
     kernels are chosen by the size of the batch. Where a CPU is made to run whole batches too, rows
@@ -129,6 +136,7 @@ class FeatureExtractor(
         self,
         backbone: str | nn.Module = "efficientnet_lite0",
         *,
+        weights: str | os.PathLike[str] | None = None,
         store: str | os.PathLike[str] | FeatureStore | None = None,
         layers: Layers = -1,
         pooling: str = "auto",
@@ -136,6 +144,8 @@ class FeatureExtractor(
         precision: str = "fp32",
         min_cosine: float = 0.995,
         preprocessing: Preprocessing | None = None,
+        video: str | None = None,
+        frames: int = 8,
         dtype: str = "float32",
         batch_size: int | str = "auto",
         device: Any = "auto",
@@ -145,6 +155,7 @@ class FeatureExtractor(
         progress: Progress = False,
     ) -> None:
         self.backbone = backbone
+        self.weights = weights
         self.store = store
         self.layers = layers
         self.pooling = pooling
@@ -152,6 +163,8 @@ class FeatureExtractor(
         self.precision = precision
         self.min_cosine = min_cosine
         self.preprocessing = preprocessing
+        self.video = video
+        self.frames = frames
         self.dtype = dtype
         self.batch_size = batch_size
         self.device = device
@@ -182,7 +195,8 @@ class FeatureExtractor(
 
         Parameters
         ----------
-        X : sequence of path-like, bytes, PIL image or array; or one array (n, h, w, c)
+        X : sequence of path-like, bytes, str, PIL image or array; or one array
+            What the backbone takes (see Notes of the class).
 
         Returns
         -------
@@ -197,14 +211,15 @@ class FeatureExtractor(
         base = self._base()
         inputs = as_inputs(X, base.modality)
         backbone = self._on_engine(base, inputs)
-        rows = np.full((len(inputs), backbone.dim), np.nan, self.dtype)
-        if not inputs:
-            return rows
-        with self._open_store() as store:
-            keys = self._run(inputs, backbone, store, rows)
-            if store is not None and keys:
-                rows[list(keys)] = store.get(list(keys.values()))
-        return rows.reshape(-1, *backbone.shapes[0]) if len(backbone.shapes) == 1 else rows
+        rows, self.n_truncated_ = rows_of(
+            inputs,
+            backbone,
+            (self.store, self.space_),
+            RunOptions(self.batch_size, self.deterministic, self.dtype, self.decode),
+            raises=self.on_error == "raise",
+            progress=self.progress,
+        )
+        return rows
 
     def split(self, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Take rows of several layers apart.
@@ -224,17 +239,7 @@ class FeatureExtractor(
         ValueError
             If `rows` have another number of columns.
         """
-        backbone = self._base()
-        rows = np.asarray(rows).reshape(len(rows), -1)
-        if rows.shape[1] != backbone.dim:
-            raise ValueError(f"rows must have {backbone.dim} columns, got {rows.shape[1]}")
-        names = backbone.parts["layer"]
-        names = [names] if isinstance(names, str) else names
-        ends = np.cumsum([0, *(math.prod(shape) for shape in backbone.shapes)])
-        return {
-            name: rows[:, a:b].reshape(-1, *shape)
-            for name, shape, (a, b) in zip(names, backbone.shapes, pairwise(ends), strict=True)
-        }
+        return split_rows(rows, self._base())
 
     def get_backbone(self, X: Any = None) -> Backbone:
         """Return the backbone, loaded, on the engine that its rows come from.
@@ -256,6 +261,29 @@ class FeatureExtractor(
         base = self._base()
         return self._on_engine(base, None if X is None else as_inputs(X, base.modality))
 
+    def measure_fidelity(self, X: Any) -> Fidelity:
+        """Return how true and how fast the engine is, on a sample of inputs.
+
+        Parameters
+        ----------
+        X : as for `transform`
+
+        Returns
+        -------
+        fidelity : Fidelity
+            What "auto" measured when it chose; else the engine alone, whatever `min_cosine` is.
+
+        Raises
+        ------
+        ValueError
+            If no input of the sample can be read.
+        """
+        base = self._base()
+        inputs = as_inputs(X, base.modality)
+        taken = engine_of(self._on_engine(base, inputs).parts)
+        wish = replace(self._wish, engine=taken[0], precision=taken[1])
+        return self.fidelity_ or measure(base, wish, inputs)
+
     def get_space(self) -> Space:
         """Return what makes the rows of this extractor comparable, loading the backbone.
 
@@ -271,16 +299,10 @@ class FeatureExtractor(
         self.get_backbone()
         return self.space_
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        tags.input_tags.three_d_array = True
-        return tags
+    @property
+    def modality(self) -> str:
+        """What the backbone takes: "image", "text" or "audio"; loads it."""
+        return self._base().modality
 
     @property
     def _n_features_out(self) -> int:
@@ -291,73 +313,19 @@ class FeatureExtractor(
         return Wish(self.engine, self.precision, self.min_cosine, self.decode)
 
     def _base(self) -> Backbone:
-        self._check_parameters()
-        return load_backbone(
+        check_parameters(self)
+        backbone = load_backbone(
             self.backbone,
             layers=self.layers,
             pooling=self.pooling,
             preprocessing=self.preprocessing,
             device=self.device,
+            weights=self.weights,
         )
+        return backbone if self.video is None else backbone.on_videos(self.video, self.frames)
 
     def _on_engine(self, base: Backbone, inputs: list[Input] | None) -> Backbone:
-        stored = self._stored_spaces() if self._wish.is_open else []
+        stored = stored_spaces(self.store) if self._wish.is_open else []
         backbone, self.fidelity_ = on_engine(base, self._wish, inputs, stored)
         self.space_ = row_space(backbone, self.dtype, self.deterministic, self.decode)
         return backbone
-
-    def _stored_spaces(self) -> list[Space]:
-        if isinstance(self.store, FeatureStore):
-            return [self.store.space]
-        exists = self.store is not None and Path(self.store).is_dir()
-        return FeatureStore.spaces(self.store) if self.store is not None and exists else []
-
-    def _check_parameters(self) -> None:
-        check_engine(self.engine, self.precision)
-        if not isinstance(self.min_cosine, (int, float)) or not -1 <= self.min_cosine <= 1:
-            raise ValueError(f"min_cosine must be in [-1, 1], got {self.min_cosine!r}")
-        if self.dtype not in ROW_DTYPES:
-            raise ValueError(f"dtype must be one of {list(ROW_DTYPES)}, got {self.dtype!r}")
-        if self.decode not in DECODE_MODES:
-            raise ValueError(f"decode must be one of {list(DECODE_MODES)}, got {self.decode!r}")
-        if self.on_error not in ("raise", "nan"):
-            raise ValueError(f"on_error must be 'raise' or 'nan', got {self.on_error!r}")
-        size = self.batch_size
-        is_count = isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size >= 1
-        if size != "auto" and not is_count:
-            raise ValueError(f"batch_size must be 'auto' or a positive integer, got {size!r}")
-
-    @contextmanager
-    def _open_store(self) -> Iterator[FeatureStore | None]:
-        if self.store is None:
-            yield None
-        elif isinstance(self.store, FeatureStore):
-            check_same_space(self.space_, self.store.space, "store")
-            yield self.store  # its owner closes it
-        else:
-            with FeatureStore(self.store, self.space_) as store:
-                yield store
-
-    def _run(
-        self,
-        inputs: list[Input],
-        backbone: Backbone,
-        store: FeatureStore | None,
-        rows: NDArray[Any],
-    ) -> dict[int, bytes]:
-        """Compute what is missing into `rows`; return the keys of rows that the store has."""
-        in_store: dict[int, bytes] = {}
-        self.n_truncated_ = 0
-        options = RunOptions(self.batch_size, self.deterministic, self.dtype, self.decode)
-        outcomes = run(inputs, backbone, store, options)
-        with progress_of(self.progress, len(inputs)) as advance, closing(outcomes):
-            for outcome in outcomes:
-                if outcome.status == "bad" and self.on_error == "raise":
-                    raise InputError(inputs[outcome.position].name, outcome.reason)
-                self.n_truncated_ += outcome.cut
-                if outcome.row is not None:
-                    rows[outcome.position] = outcome.row
-                elif outcome.key is not None:
-                    in_store[outcome.position] = outcome.key
-                advance()
-        return in_store

@@ -45,8 +45,9 @@ def as_inputs(X: Any, modality: str = "image") -> list[Input]:
     X : iterable of path-like, bytes, PIL image or uint8 array; or one array
         Lists, object arrays, pandas and polars columns; one array of shape (n, h, w, c) is a batch,
         one of shape (h, w, c) a single image.
-    modality : {"image", "text", "audio"}
-        What the backbone takes: to one of texts, a str is a text and no path.
+    modality : {"image", "text", "audio", "video"}
+        What the backbone takes: to one of texts, a str is a text and no path; to one of videos, an
+        array (n, t, h, w, 3) is a batch and (t, h, w, 3) a single video.
 
     Returns
     -------
@@ -84,6 +85,8 @@ def _array_column(X: NDArray[Any], modality: str) -> Iterable[Any]:
         if X.ndim != 1:
             raise ValueError(f"X must have one column of inputs, got shape {X.shape}")
         return list(X)
+    if modality == "video" and X.ndim in {4, 5}:
+        return list(X) if X.ndim == 5 else [X]
     if X.ndim == 4 or (modality == "audio" and X.ndim == 2):
         return list(X)
     if X.ndim == 3 and X.shape[2] in CHANNELS:

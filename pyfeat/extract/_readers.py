@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pyfeat.backbones import AudioPreprocessing, Backbone, Tokenization, bucket_of
+from pyfeat.backbones import (
+    AudioPreprocessing,
+    Backbone,
+    Tokenization,
+    VideoPreprocessing,
+    bucket_of,
+)
 from pyfeat.errors import InputError
 from pyfeat.extract._audio import AudioReader
 from pyfeat.extract._decode import image_from_array, image_from_pil, read_file
+from pyfeat.extract._video import VideoReader
 from pyfeat.ops import Preprocessing, decode_preprocess, preprocess
 
 Content = bytes | str | NDArray[Any]
@@ -50,6 +57,8 @@ def reader_of(backbone: Backbone, decode: str) -> Reader:
     if isinstance(preparation, AudioPreprocessing):
         return AudioReader(preparation)
     dtype = torch.uint8 if backbone.takes_bytes else torch.float32
+    if isinstance(preparation, VideoPreprocessing):
+        return VideoReader(preparation, dtype)
     return ImageReader(preparation, decode, dtype)
 
 
@@ -103,6 +112,8 @@ class TextReader:
     def content(self, value: Any, name: str) -> Content:
         """Return the text."""
         if isinstance(value, str):
+            if not _is_utf8(value):  # bytes of a file that was read with `surrogateescape`
+                raise InputError(name, "it is no UTF-8 text: it has lone surrogates")
             return value
         if isinstance(value, os.PathLike):
             value = read_file(Path(value))
@@ -144,3 +155,11 @@ class TextReader:
     def bucket(self, tensor: Tensor) -> int:
         """Return the length to which the tokens are filled up."""
         return bucket_of(len(tensor), self._tokenization.max_length)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

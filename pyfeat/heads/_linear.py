@@ -163,13 +163,17 @@ class LinearScores:
         check_rows_space(self.space_, X, "X")
         return check_rows(self, X, reset=False)
 
+    def _prepared(self, block: Tensor) -> Tensor:
+        """Return rows as they are multiplied with `coef_`."""
+        return block
+
     def _scores(self, rows: Rows, finish: Callable[[Tensor], Tensor]) -> Tensor:
         device, dtype = device_of(rows), working_dtype(rows)
         weight = torch.from_numpy(self.coef_).to(device, dtype).T
         bias = torch.from_numpy(self.intercept_).to(device, dtype)
         out = None
         for positions, block in tensor_blocks(rows, block_rows(rows)):
-            part = finish(torch.addmm(bias, block, weight))
+            part = finish(torch.addmm(bias, self._prepared(block), weight))
             if out is None:
                 out = part.new_empty((rows.shape[0], part.shape[1]))
             out[positions] = part

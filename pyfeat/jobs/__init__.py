@@ -1,6 +1,7 @@
 """Long runs: from files to a store, a model, predictions."""
 
 from pyfeat.jobs._collect import Paths, collect
+from pyfeat.jobs._collect_texts import Collected, collect_inputs, collect_texts, modality_of_space
 from pyfeat.jobs._extract import ExtractSummary, Quarantined, extract
 from pyfeat.jobs._fit import FitSummary, choose_space, fit
 from pyfeat.jobs._index import Neighbour, build_index, search_index
@@ -8,6 +9,7 @@ from pyfeat.jobs._predict import Prediction, PredictSummary, predict
 from pyfeat.jobs._quickstart import QuickstartReport, quickstart
 
 __all__ = [
+    "Collected",
     "ExtractSummary",
     "FitSummary",
     "Neighbour",
@@ -19,8 +21,11 @@ __all__ = [
     "build_index",
     "choose_space",
     "collect",
+    "collect_inputs",
+    "collect_texts",
     "extract",
     "fit",
+    "modality_of_space",
     "predict",
     "quickstart",
     "search_index",

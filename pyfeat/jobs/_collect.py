@@ -86,7 +86,7 @@ def _expand(item: str, column: str | None) -> Iterable[str]:
     if path.is_dir():
         # A folder with the name of an image is most likely a mistake: the job names it.
         named = [item] if path.suffix.lower() in IMAGE_SUFFIXES else []
-        return [*named, *_images_below(path)]
+        return [*named, *files_below(path, IMAGE_SUFFIXES)]
     if _is_list(path):
         return _listed(path, column)
     if os.path.lexists(item):
@@ -99,8 +99,8 @@ def _expand(item: str, column: str | None) -> Iterable[str]:
     raise ValueError(f"inputs must exist, got {item!r}: no such file or folder")
 
 
-def _images_below(folder: Path) -> Iterator[str]:
-    """Yield images and what cannot be looked into; links to folders are followed once."""
+def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[str]:
+    """Yield files by suffix, and what cannot be looked into; links to folders are followed once."""
     unreadable: list[str] = []
     seen = {os.path.realpath(folder)}
     walk = os.walk(folder, onerror=lambda e: unreadable.append(str(e.filename)), followlinks=True)
@@ -113,7 +113,7 @@ def _images_below(folder: Path) -> Iterator[str]:
                 fresh.append(name)
         folders[:] = sorted(fresh)
         for name in sorted([*names, *folders]):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            if Path(name).suffix.lower() in suffixes:
                 yield str(Path(parent, name))
     yield from unreadable
 
@@ -122,7 +122,7 @@ def _listed(path: Path, column: str | None) -> list[str]:
     if path.suffix.lower() == ".txt":
         lines = path.read_text("utf-8-sig", errors="surrogateescape").splitlines()
         return [line.strip() for line in lines if line.strip()]
-    header, rows = _table(path)
+    header, rows = read_table(path)
     name = column if column is not None else ("path" if "path" in header else header[0])
     if name not in header:
         raise ValueError(f"column must be one of {header}, got {name!r} for {str(path)!r}")
@@ -130,7 +130,7 @@ def _listed(path: Path, column: str | None) -> list[str]:
     return [row[index] for row in rows if row[index]]
 
 
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of a CSV, TSV or parquet file, as text; null is empty."""
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
@@ -186,7 +186,7 @@ def read_labels(file: str | os.PathLike[str]) -> dict[str, str]:
     source = Path(file)
     if not source.is_file():
         raise ValueError(f"labels must be 'folder' or a table, got {str(source)!r}: no such file")
-    header, rows = _table(source)
+    header, rows = read_table(source)
     if len(header) < 2:
         raise ValueError(f"labels must have two columns, path and label, got {header}")
     p = header.index("path") if "path" in header else 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyfeat.index import FeatureIndex
-from pyfeat.jobs._collect import collect
+from pyfeat.jobs._collect_texts import collect_inputs
 from pyfeat.jobs._extract import ExtractSummary, Inputs, extract_items
 from pyfeat.jobs._fit import choose_space
 from pyfeat.jobs._predict import extractor_of
@@ -98,9 +98,9 @@ def search_index(
     if searched.space_ is None:
         raise ValueError(f"index must know its space, got {os.fspath(index)!r} built on an array")
     extractor = extractor_of(searched.space_)
-    paths = collect(inputs, column=column)
+    queries = collect_inputs(inputs, extractor.modality, column)
     with tempfile.TemporaryDirectory(prefix="pyfeat-") as folder:
-        summary, items = extract_items(paths, folder, extractor, progress)
+        summary, items = extract_items(queries, folder, extractor, progress)
         read = [(i.name, i.key) for i in items if i.key is not None]
         if not read:
             return [], summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from pyfeat._identity import Space, check_same_space
 from pyfeat.extract import FeatureExtractor
 from pyfeat.heads import LogisticHead
-from pyfeat.jobs._collect import collect
+from pyfeat.jobs._collect_texts import collect_inputs
 from pyfeat.jobs._extract import ExtractSummary, Inputs, extract_items
 from pyfeat.ops import Preprocessing
 from pyfeat.store import FeatureStore
@@ -57,13 +57,20 @@ class PredictSummary:
         return asdict(self)
 
 
-def extractor_of(space: Space) -> FeatureExtractor:
+def extractor_of(space: Space, weights: str | os.PathLike[str] | None = None) -> FeatureExtractor:
     """Return the extractor whose rows are of a space.
+
+    Parameters
+    ----------
+    space : Space
+    weights : path-like, optional
+        The file that the weights came from, where they came from one.
 
     Raises
     ------
     ValueError
-        If the backbone was a module, which no file can bring back.
+        If the backbone was a module, which no file can bring back; or if its weights came from a
+        file, which was not given, or were not from one, and a file was given.
     SpaceError
         If the backbone of that name gives other rows today (other weights, another version).
     """
@@ -73,15 +80,20 @@ def extractor_of(space: Space) -> FeatureExtractor:
             "the model must come from a backbone with a name, got one from a module: "
             "compute the rows with FeatureExtractor and call LogisticHead.predict"
         )
+    name, file = _named(parts, weights)
     tapped = isinstance(parts["layer"], list)
     precision = parts["precision"]
+    video = parts.get("video", {})
     extractor = FeatureExtractor(
-        parts["name"],
+        name,
+        weights=file,
         layers=parts["layer"] if tapped else -1,
         pooling=parts["pooling"] if tapped else "auto",
         engine=parts.get("engine", "torch"),
         precision="fp32" if precision == "float32" else precision,
-        preprocessing=Preprocessing.from_parts(parts["preprocessing"]),
+        preprocessing=_image_preprocessing(parts["preprocessing"]),
+        video=video.get("pooling"),
+        frames=video.get("frames", 8),
         dtype=space.dtype,
         deterministic=bool(parts.get("deterministic", False)),
         decode=parts.get("decode", "exact"),
@@ -90,10 +102,33 @@ def extractor_of(space: Space) -> FeatureExtractor:
     return extractor
 
 
+def _image_preprocessing(parts: dict[str, Any]) -> Preprocessing | None:
+    """Return what images go through; texts and recordings what the backbone's name brings."""
+    return Preprocessing.from_parts(parts) if "crop" in parts else None
+
+
+def _named(
+    parts: Mapping[str, Any], weights: str | os.PathLike[str] | None
+) -> tuple[str, str | os.PathLike[str] | None]:
+    """Return the name of the backbone and its file of weights."""
+    kind = {"file": "weights", "onnx": "ONNX"}.get(parts["source"])
+    if kind is None and weights is not None:
+        raise ValueError(f"weights must be None for {parts['name']}, got {os.fspath(weights)!r}")
+    if kind is not None and weights is None:
+        raise ValueError(
+            f"weights must be given again: the model was trained on {parts['name']} with a {kind} "
+            f"file of the caller, got None"
+        )
+    if parts["source"] == "onnx" and weights is not None:
+        return f"onnx/{os.fspath(weights)}", None
+    return parts["name"], weights
+
+
 def predict(
     model: str | os.PathLike[str],
     inputs: Inputs,
     *,
+    weights: str | os.PathLike[str] | None = None,
     store: str | os.PathLike[str] | None = None,
     column: str | None = None,
     progress: bool | Callable[[int, int], None] = False,
@@ -106,6 +141,8 @@ def predict(
         File of the model.
     inputs : path-like or sequence of path-like
         As for `extract`.
+    weights : path-like, optional
+        The file that the weights of the backbone came from: it is not part of the model.
     store : path-like, optional
         Store whose rows are used, and to which new ones are added.
     column : str, optional
@@ -119,17 +156,17 @@ def predict(
     Raises
     ------
     ValueError
-        If the model or the inputs are not there.
+        If the model or the inputs are not there, or a file of weights is missing.
     SpaceError
         If today's backbone gives rows of another space than the model was trained on.
     """
     head = LogisticHead.load(model)
     if head.space_ is None:
         raise ValueError(f"model must know its space, got {os.fspath(model)!r} trained on an array")
-    extractor = extractor_of(head.space_)
-    paths = collect(inputs, column=column)
+    extractor = extractor_of(head.space_, weights)
+    collected = collect_inputs(inputs, extractor.modality, column)
     with _folder(store) as folder:
-        summary, items = extract_items(paths, folder, extractor, progress)
+        summary, items = extract_items(collected, folder, extractor, progress)
         read = [(i.name, i.key) for i in items if i.key is not None]
         view = FeatureStore(folder, head.space_, mode="r").view([k for _, k in read])
         predictions = []

@@ -50,8 +50,8 @@ def test_a_backbone_of_another_type_is_refused() -> None:
         load_backbone(5)  # type: ignore[arg-type]
 
 
-def test_the_list_has_all_three_sources() -> None:
-    assert {b.source for b in list_backbones()} == {"pyfeat", "torchvision", "timm"}
+def test_the_list_has_all_sources_with_names() -> None:
+    assert {b.source for b in list_backbones()} >= {"pyfeat", "torchvision", "timm"}
 
 
 def test_no_name_is_listed_twice() -> None:

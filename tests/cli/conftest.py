@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pyfeat.cli import _app, _data, _model, _tools  # noqa: F401  they register their commands
-from tests.jobs.conftest import class_folders, horrors  # noqa: F401  fixtures
+from tests.jobs.conftest import class_folders, horrors, words  # noqa: F401  fixtures
 
 Run = Callable[..., Result]
 

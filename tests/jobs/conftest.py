@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
+
+from pyfeat.backbones import Tokenization, _load
+from pyfeat.backbones._pretrained import Pretrained
 
 
 @pytest.fixture
@@ -43,3 +50,48 @@ def horrors(tmp_path: Path) -> Path:
     # Opens, and gives an input/output error on the first read, for root too.
     (folder / "unreadable.jpg").symlink_to("/proc/self/mem")
     return folder
+
+
+WORDS = ["good", "bad", "film", "was", "the", "a", "not", "very", "boring", "lovely"]
+
+
+class MeanOfWords(nn.Module):
+    """Embeddings of tokens, averaged over those that the mask counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(len(WORDS) + 2, 16)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        share = mask[:, :, None].float()
+        return (self.words(ids) * share).sum(dim=1) / share.sum(dim=1)
+
+
+def word_tokenizer() -> Any:
+    """Return a tokenizer of whole words: padding 0, unknown words 1."""
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give the name of a small backbone of texts, at most 32 words long."""
+    spec = Tokenization(word_tokenizer(), max_length=32, pad_id=0, identity="words")
+
+    def load(name: str, _: Any) -> Pretrained:
+        return Pretrained(f"words/{name}", "words", "words/mean", MeanOfWords(), spec)
+
+    known = _load.find_source
+    monkeypatch.setitem(_load._LOADERS, "words", load)
+    monkeypatch.setattr(
+        _load,
+        "find_source",
+        lambda name: ("words", name[6:]) if name.startswith("words/") else known(name),
+    )
+    _load._load_named.cache_clear()
+    yield "words/mean"
+    _load._load_named.cache_clear()

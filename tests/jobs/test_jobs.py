@@ -16,8 +16,10 @@ from pyfeat import FeatureExtractor, FeatureStore
 from pyfeat.errors import SpaceError, StoreWarning
 from pyfeat.heads import LogisticHead
 from pyfeat.jobs import build_index, extract, fit, predict, search_index
+from pyfeat.jobs._predict import extractor_of
 from pyfeat.ops import Preprocessing
 from pyfeat.store import read_items, verify
+from tests.towers import save_towers
 
 SMALL = Preprocessing(resize=36, crop=32, interpolation="bilinear")
 
@@ -216,3 +218,12 @@ def test_nearest_image_to_an_image_is_itself(trained: Path) -> None:
 
 def test_store_is_clean_after_all_of_it(trained: Path) -> None:
     assert verify(trained / "feats") == []
+
+
+def test_extractor_of_a_space_reads_videos_as_before(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    save_towers(tmp_path, "clip")
+    pooled = FeatureExtractor(f"hf/{tmp_path}", video="max", frames=3, device="cpu")
+    again = extractor_of(pooled.get_space())
+    assert (again.video, again.frames) == ("max", 3)
+    assert again.get_space().fingerprint == pooled.get_space().fingerprint
