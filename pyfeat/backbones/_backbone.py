@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyfeat.backbones._calibration import Batches
 from pyfeat.backbones._engine import Engine, Inputs, make_engine
-from pyfeat.backbones._freeze import make_fast
+from pyfeat.backbones._freeze import make_fast, probe
 from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
 from pyfeat.backbones._modality import (
     Preparation,
@@ -29,16 +29,6 @@ from pyfeat.backbones._pretrained import Joint, Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
 from pyfeat.ops._preprocess import Preprocessing
 
-# What the code of a module raises for inputs that it was not made for.
-_FORWARD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 # Raised whenever the same weights and pixels give other rows than before, beyond rounding.
 NUMERICS = 1
 
@@ -344,20 +334,3 @@ def as_rows(output: Any, n: int) -> Tensor:
 
 def _example(preparation: Preparation, device: torch.device) -> Inputs:
     return tuple(t.to(device) for t in example_inputs(preparation, 1))
-
-
-def probe(module: nn.Module, example: Inputs) -> Any:
-    """Return what a module gives for its first inputs.
-
-    Raises
-    ------
-    ValueError
-        If it does not take them.
-    """
-    try:
-        return module(*example)
-    except _FORWARD_ERRORS as error:
-        shape = tuple(example[0].shape)
-        raise ValueError(
-            f"backbone must take a batch of shape {shape}, got {type(error).__name__}: {error}"
-        ) from error

@@ -23,6 +23,17 @@ _SAME_PADDING = _CONVS[1]
 _MALLOC_LIMIT = 32 * 2**20
 _MAX_CHUNK = 4
 
+# What the code of a module raises for inputs that it was not made for.
+_FORWARD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass
 class _Trace:
@@ -186,3 +197,20 @@ def _agree(before: Any, after: Any, n_changes: int) -> bool:
         return False
     bound = 64 * torch.finfo(before.dtype).eps * math.sqrt(n_changes)
     return bool((before - after).abs().max() <= bound * before.abs().max())
+
+
+def probe(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
+    """Return what a module gives for its first inputs.
+
+    Raises
+    ------
+    ValueError
+        If it does not take them.
+    """
+    try:
+        return module(*example)
+    except _FORWARD_ERRORS as error:
+        shape = tuple(example[0].shape)
+        raise ValueError(
+            f"backbone must take a batch of shape {shape}, got {type(error).__name__}: {error}"
+        ) from error

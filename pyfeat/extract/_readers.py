@@ -96,7 +96,10 @@ class ImageReader:
 
     def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
         """Return (n, 3, crop, crop)."""
-        return (torch.stack(list(tensors)),), [1] * len(tensors)
+        # By numpy, on this thread: torch would share the copy out among threads, and spin until one
+        # of them gets a core, all of which are busy decoding.
+        batch = torch.from_numpy(np.stack([t.numpy() for t in tensors]))
+        return (batch,), [1] * len(tensors)
 
     def bucket(self, _tensor: Tensor) -> int:
         """Return 0: all images have one size."""

@@ -109,7 +109,7 @@ def run(
         one_by_one=one_by_one,
     )
     # A row that fails its checksum is not there: it is computed and stored again.
-    is_stored = None if store is None else (lambda key: bool(store.get_intact([key])[1][0]))
+    is_stored = None if store is None else (lambda key: _is_intact(store, key))
     preparer = Preparer(reader, is_stored)
     repeated: list[Prepared] = []
     ready: dict[int, list[Prepared]] = defaultdict(list)  # by bucket
@@ -136,6 +136,11 @@ def run(
         store.flush()
     for p in repeated:
         yield _repeat(p, inputs[p.position], store, preparer)
+
+
+def _is_intact(store: FeatureStore, key: bytes) -> bool:
+    # Most keys of a new job are not there: no row is read to know that.
+    return bool(store.contains([key])[0]) and bool(store.get_intact([key])[1][0])
 
 
 def _compute(
