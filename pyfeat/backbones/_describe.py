@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyfeat.backbones._backbone import freeze, probe
+from pyfeat.backbones._backbone import freeze
+from pyfeat.backbones._freeze import probe
 from pyfeat.backbones._layers import OUTPUT, block_names, tensor_of
 from pyfeat.backbones._load import take_module, take_named
 from pyfeat.backbones._modality import AudioPreprocessing, Preparation, Tokenization, example_inputs

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pyfeat._config import num_threads
+from pyfeat.backbones._modality import normalised
 from pyfeat.backbones._onnx import OnnxModule
+from pyfeat.ops._preprocess_spec import Preprocessing
 
 
 class OnnxRuntimeEngine:
@@ -25,10 +27,15 @@ class OnnxRuntimeEngine:
         example: tuple[Tensor, ...],
         where: torch.device,
         _calibration: Any = None,
+        pixels: Preprocessing | None = None,
     ) -> None:
         import onnxruntime
 
         self.chunk = 1
+        self.takes_bytes = False
+        self.precision = precision
+        self.at_once = 1
+        self._pixels = pixels
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads()
         if isinstance(module, OnnxModule):
@@ -50,9 +57,12 @@ class OnnxRuntimeEngine:
             return "it is for CPUs"
         return None if precision == "fp32" else "it has fp32"
 
+    def keep(self) -> None:
+        """Keep nothing: the weights are all."""
+
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return the rows of a batch, float32."""
-        arrays = [t.contiguous().numpy() for t in inputs]
+        arrays = [t.contiguous().numpy() for t in normalised(inputs, self._pixels)]
         named = dict(zip(self._names, arrays, strict=True))
         rows = [
             self._session.run(None, {n: a[i : i + 1] for n, a in named.items()})[0]
@@ -61,10 +71,14 @@ class OnnxRuntimeEngine:
         return torch.from_numpy(np.concatenate(rows))
 
 
-def export(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
-    """Return the bytes of an ONNX model of one input at a time; the length of texts is free."""
+def export(module: nn.Module, example: tuple[Tensor, ...], free_batch: bool = False) -> bytes:
+    """Return the bytes of an ONNX model; the length of texts is free, and so may their number be.
+
+    Otherwise it takes as many inputs at a time as the example has.
+    """
     names = [f"input_{i}" for i in range(len(example))]
-    free = {n: {1: "length"} for n, t in zip(names, example, strict=True) if t.ndim == 2}
+    sides = {0: "batch", 1: "length"} if free_batch else {1: "length"}
+    free = {n: sides for n, t in zip(names, example, strict=True) if t.ndim == 2}
     file: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # what torch says about the older exporter

@@ -1,27 +1,54 @@
-"""Engine "openvino": the network compiled for this CPU, in float32 or bfloat16."""
+"""Engine "openvino": the network compiled for this CPU, in float32, bfloat16 or int8."""
 
 from __future__ import annotations
 
+import threading
 import warnings
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pyfeat._config import num_threads
+from pyfeat.backbones._calibration import Batches, calibrate, identity_of, keep, read
 from pyfeat.backbones._engine_onnxruntime import export
 from pyfeat.backbones._onnx import OnnxModule
+from pyfeat.ops._preprocess_spec import Preprocessing
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-_REQUESTS = 2
-# Images of one request: one lets a row be the same to the bit in any batch.
-_CHUNK = 1
+# What int8 leaves in floating point is float32: CPUs without bfloat16 give the same rows.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# Images of one request. Small networks lose a tenth to starting requests of one image each. Weights
+# are read once a request, which counts where no cache holds them (VGG16: 240 MB).
+_CHUNK, _LARGE_CHUNK = 4, 8
+_TEXTS = 8  # products of one sentence have too few rows to fill the registers
+_LARGE_WEIGHTS = 64 * 2**20  # numbers
 
 
 class OpenVinoEngine:
-    """Compiles a module once, and keeps several requests running."""
+    """Compiles a module once, and keeps as many requests running as there are cores.
+
+    Parameters
+    ----------
+    precision : {"fp32", "bf16", "int8", "int8:IDENTITY"}
+    module : nn.Module
+        Frozen. Not changed, and not needed afterwards.
+    example : tuple of Tensor
+    where : torch.device
+        The CPU.
+    calibration : sequence of batches, optional
+        For "int8": what ranges are measured on.
+    pixels : Preprocessing, optional
+        Of an image network: it then takes pixels as bytes, too, and normalises them itself.
+
+    Notes
+    -----
+    Every request computes `chunk` inputs, the last one of a batch filled up, on one thread. So a
+    row is the same to the bit in any batch. Threads may share an engine; their batches take turns.
+    """
 
     def __init__(
         self,
@@ -29,22 +56,26 @@ class OpenVinoEngine:
         module: nn.Module,
         example: tuple[Tensor, ...],
         where: torch.device,
-        _calibration: Any = None,
+        calibration: Batches | None = None,
+        pixels: Preprocessing | None = None,
     ) -> None:
-        import openvino
-
-        self.chunk = _CHUNK
-        model = convert(module, example)
-        config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "PERFORMANCE_HINT_NUM_REQUESTS": _REQUESTS,
-            "INFERENCE_NUM_THREADS": num_threads(),
-            "ENABLE_CPU_PINNING": False,
-        }
-        compiled = openvino.Core().compile_model(model, "CPU", config)
-        self._queue = openvino.AsyncInferQueue(compiled, _REQUESTS)
-        self._dim = int(compiled.output(0).partial_shape[1].get_length())
+        kind, _, identity = precision.partition(":")
+        self.chunk = chunk_of(module, example)
+        example = tuple(t.expand(self.chunk, *t.shape[1:]).contiguous() for t in example)
+        self.at_once = num_threads()
+        self.takes_bytes = pixels is not None
+        self.precision = precision
+        self._hint = _HINTS[kind]
+        self._pixels = pixels
+        self._lock = threading.Lock()
+        model = read(identity) if identity else convert(module, example)
+        model.reshape({i: _shape(t) for i, t in zip(model.inputs, example, strict=True)})
+        if precision == "int8":
+            filled = [tuple(_filled(t.numpy(), self.chunk) for t in b) for b in calibration or []]
+            model = calibrate(model, filled, self.chunk)
+            self.precision = f"int8:{identity_of(model)}"
+        self._model = model
+        self._queues: dict[bool, Any] = {}  # by whether bytes go in
 
     @staticmethod
     def refuses(precision: str, where: torch.device) -> str | None:
@@ -53,27 +84,54 @@ class OpenVinoEngine:
             return 'it is not installed: pip install "pyfeat[openvino]"'
         if where.type != "cpu":
             return "it is for CPUs"
-        if precision not in ("fp32", "bf16"):
-            return "it has fp32 and bf16"
+        kind = precision.partition(":")[0]
+        if kind not in _HINTS:
+            return f"it has {', '.join(_HINTS)}"
+        if kind == "bf16" and "BF16" not in _core().get_property(
+            "CPU", "OPTIMIZATION_CAPABILITIES"
+        ):
+            return "this CPU has no instructions for bfloat16"
+        if precision == "int8" and find_spec("nncf") is None:
+            return 'nncf is not installed: pip install "pyfeat[openvino]"'
         return None
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return the rows of a batch, float32."""
-        arrays = [t.contiguous().numpy() for t in inputs]
-        rows = np.empty((len(arrays[0]), self._dim), np.float32)
+        n, chunk = len(inputs[0]), self.chunk
+        arrays = [_filled(t.contiguous().numpy(), chunk) for t in inputs]
+        with self._lock:
+            queue = self._queue(inputs[0].dtype == torch.uint8)
+            parts: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * (len(arrays[0]) // chunk)
 
-        def keep(request: Any, at: int) -> None:
-            rows[at : at + self.chunk] = request.get_output_tensor(0).data
+            def keep(request: Any, i: int) -> None:
+                parts[i] = request.get_output_tensor(0).data.copy()
 
-        self._queue.set_callback(keep)
-        for at in range(0, len(rows), self.chunk):
-            self._queue.start_async([a[at : at + self.chunk] for a in arrays], at)
-        self._queue.wait_all()
-        return torch.from_numpy(rows)
+            queue.set_callback(keep)
+            for i in range(len(parts)):
+                part = slice(i * chunk, (i + 1) * chunk)
+                queue.start_async([a[part] for a in arrays], i)
+            queue.wait_all()
+        return torch.from_numpy(np.concatenate(parts)[:n])
+
+    def keep(self) -> None:
+        """Keep a calibrated network for later processes (see `_calibration`)."""
+        if self.precision.startswith("int8:"):
+            keep(self._model, self.precision.partition(":")[2])
+
+    def _queue(self, from_bytes: bool) -> Any:
+        if from_bytes not in self._queues:
+            import openvino
+
+            model = self._model.clone()
+            if from_bytes and self._pixels is not None:
+                model = normalising(model, self._pixels)
+            compiled = _core().compile_model(model, "CPU", _config(self._hint, self.at_once))
+            self._queues[from_bytes] = openvino.AsyncInferQueue(compiled, self.at_once)
+        return self._queues[from_bytes]
 
 
 def convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
-    """Return an OpenVINO model of one input at a time; only the length of texts is free."""
+    """Return an OpenVINO model of as many inputs as the example has."""
     import openvino
 
     if isinstance(module, OnnxModule):
@@ -81,9 +139,62 @@ def convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # what torch says about tracing
         try:
-            model = openvino.convert_model(module, example_input=example)
+            return openvino.convert_model(module, example_input=example)
         except openvino.frontend.OpConversionFailure:  # it reads ONNX with other rules
-            model = openvino.Core().read_model(export(module, example))
-    shapes = [[_CHUNK, *t.shape[1:]] if t.ndim == 4 else [_CHUNK, -1] for t in example]
-    model.reshape(dict(zip(model.inputs, shapes, strict=True)))
-    return model
+            return openvino.Core().read_model(export(module, example))
+
+
+def normalising(model: Any, pixels: Preprocessing) -> Any:
+    """Return the model behind (v / 255 - mean) / std, so that it takes pixels v as bytes."""
+    from openvino import Layout, Type
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    image = steps.input(0)
+    image.tensor().set_element_type(Type.u8).set_layout(Layout("NCHW"))
+    image.model().set_layout(Layout("NCHW"))
+    # Not folded into the first layer: its zeros around the image are zeros after normalisation.
+    image.preprocess().convert_element_type(Type.f32)
+    image.preprocess().mean([255 * m for m in pixels.mean])
+    image.preprocess().scale([255 * s for s in pixels.std])
+    return steps.build()
+
+
+def chunk_of(module: nn.Module, example: tuple[Tensor, ...]) -> int:
+    """Return how many inputs one request computes."""
+    if isinstance(module, OnnxModule):  # read for one image
+        return 1
+    if not example[0].is_floating_point():
+        return _TEXTS
+    weights = sum(p.numel() for p in module.parameters())
+    return _LARGE_CHUNK if weights > _LARGE_WEIGHTS else _CHUNK
+
+
+@lru_cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _config(hint: str, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "PERFORMANCE_HINT_NUM_REQUESTS": threads,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _shape(example: Tensor) -> list[int]:
+    # Only the length of texts and recordings is free.
+    return list(example.shape) if example.ndim == 4 else [len(example), -1]
+
+
+def _filled(array: NDArray[Any], chunk: int) -> NDArray[Any]:
+    missing = -len(array) % chunk
+    if not missing:
+        return array
+    # The last input again: a mask of nothing but zeros has no softmax.
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

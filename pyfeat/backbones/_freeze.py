@@ -25,6 +25,17 @@ _MALLOC_LIMIT = 32 * 2**20
 _MAX_CHUNK = 4
 _MAX_CHUNK_OF_TEXTS = 8
 
+# What the code of a module raises for inputs that it was not made for.
+_FORWARD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass
 class _Trace:
@@ -189,3 +200,20 @@ def _agree(before: Any, after: Any, n_changes: int) -> bool:
         return False
     bound = 64 * torch.finfo(before.dtype).eps * math.sqrt(n_changes)
     return bool((before - after).abs().max() <= bound * before.abs().max())
+
+
+def probe(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
+    """Return what a module gives for its first inputs.
+
+    Raises
+    ------
+    ValueError
+        If it does not take them.
+    """
+    try:
+        return module(*example)
+    except _FORWARD_ERRORS as error:
+        shape = tuple(example[0].shape)
+        raise ValueError(
+            f"backbone must take a batch of shape {shape}, got {type(error).__name__}: {error}"
+        ) from error

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyfeat.ops._preprocess import Preprocessing
 
-# Lengths to which token sequences are filled up: a model sees few shapes, and a text always the
-# same one, whatever else is in its batch.
-_BUCKET = 16
+# Multiples to which token sequences are filled up: a model sees few shapes, and a text always the
+# same one, whatever else is in its batch. Short ones are many, and filled up only a little.
+_STEP, _LONG_STEP, _LONG = 4, 16, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +131,13 @@ def modality_of(preparation: Preparation) -> str:
     return "audio" if isinstance(preparation, AudioPreprocessing) else "image"
 
 
+def pixels_of(preparation: Preparation) -> Preprocessing | None:
+    """Return how images, or frames of videos, are normalised; None for other inputs."""
+    if isinstance(preparation, (Preprocessing, VideoPreprocessing)):
+        return _image(preparation)
+    return None
+
+
 def _image(preparation: Preprocessing | VideoPreprocessing) -> Preprocessing:
     return preparation.image if isinstance(preparation, VideoPreprocessing) else preparation
 
@@ -144,7 +151,8 @@ def bucket_of(length: int, max_length: int) -> int:
     """
     if length >= max_length:
         return max_length + 1
-    return min((length // _BUCKET + 1) * _BUCKET, max_length)
+    step = _STEP if length < _LONG else _LONG_STEP
+    return min((length // step + 1) * step, max_length)
 
 
 def example_inputs(preparation: Preparation, n: int) -> tuple[Tensor, ...]:
@@ -160,6 +168,18 @@ def example_inputs(preparation: Preparation, n: int) -> tuple[Tensor, ...]:
         return (torch.randn(n, samples, generator=generator) * 0.1,)
     size = _image(preparation).crop
     return (torch.randn(n, 3, size, size, generator=generator),)
+
+
+def normalised(inputs: tuple[Tensor, ...], pixels: Preprocessing | None) -> tuple[Tensor, ...]:
+    """Return a batch of images as float32: bytes become what `preprocess` gives, to the bit."""
+    first = inputs[0]
+    if first.dtype != torch.uint8 or pixels is None:
+        return inputs
+    mean, std = (
+        torch.tensor(of, dtype=torch.float32, device=first.device).reshape(3, 1, 1)
+        for of in (pixels.mean, pixels.std)
+    )
+    return ((first.float() / 255 - mean) / std, *inputs[1:])
 
 
 def check_inputs(preparation: Preparation, inputs: tuple[Any, ...]) -> None:
@@ -184,8 +204,10 @@ def check_inputs(preparation: Preparation, inputs: tuple[Any, ...]) -> None:
         fits = all(tuple(getattr(t, "shape", ()))[1:] == (3, side, side) for t in inputs)
     if len(inputs) != count:
         raise ValueError(f"batch must be {count} tensors, got {len(inputs)}")
+    bytes_too = pixels_of(preparation) is not None
     for tensor in inputs:
-        if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
+        own = getattr(tensor, "dtype", None)
+        if own != dtype and not (bytes_too and own == torch.uint8):
             got = getattr(tensor, "dtype", type(tensor).__name__)
             raise TypeError(f"batch must be a {str(dtype)[6:]} tensor, got {got}")
         if not fits or tensor.shape != inputs[0].shape:

@@ -31,12 +31,9 @@ class Batches:
     forward : callable
         Takes the tensors of n inputs, returns their rows (n, d).
     size : int or "auto"
-        Most inputs of one call. "auto" begins with 16 on a CPU and 128 on a GPU and halves when
-        memory runs out.
-    on_gpu : bool
-        Whether `forward` runs on a GPU.
-    per_input : int
-        Images or windows of one input, by which "auto" is divided.
+        Most inputs of one call. "auto" begins with `automatic` and halves when memory runs out.
+    automatic : int
+        See `automatic_size`.
     one_by_one : bool
         One input a call, so that no kernel is chosen by the number of inputs.
     """
@@ -46,14 +43,12 @@ class Batches:
         forward: Forward,
         size: int | str,
         *,
-        on_gpu: bool = False,
-        per_input: int = 1,
+        automatic: int = AUTO_CPU,
         one_by_one: bool = False,
     ) -> None:
         self._forward = forward
         self._may_shrink = size == "auto"
         self._one_by_one = one_by_one
-        automatic = max(1, (AUTO_CUDA if on_gpu else AUTO_CPU) // per_input)
         self.size = int(automatic if size == "auto" else size)
 
     def __call__(self, tensors: Sequence[Tensor]) -> NDArray[np.float32]:
@@ -78,6 +73,18 @@ class Batches:
                 continue
             done += len(chunk)
         return np.concatenate(parts)
+
+
+def automatic_size(backbone: Backbone) -> int:
+    """Return how many inputs to hand over at a time: 128 images to a GPU.
+
+    On a CPU a backbone computes in chunks of its own, and more of them at a time than keep the
+    cores busy gain nothing: the smallest number from 16 on that does. The frames of a video count.
+    """
+    images = AUTO_CUDA
+    if backbone.device.type != "cuda":
+        images = -(-AUTO_CPU // backbone.full_batch) * backbone.full_batch
+    return max(1, images // getattr(backbone.preprocessing, "frames", 1))
 
 
 def forward_of(backbone: Backbone, reader: Reader) -> Forward:

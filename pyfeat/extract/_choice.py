@@ -20,7 +20,7 @@ from pyfeat.extract._readers import reader_of
 from pyfeat.store import FeatureStore
 
 SAMPLE = 32
-_KEPT = 4
+_KEPT = 6
 _made: OrderedDict[str, tuple[Backbone, Fidelity | None]] = OrderedDict()
 
 
@@ -35,8 +35,8 @@ class Wish:
 
     @property
     def is_open(self) -> bool:
-        """Whether something is left to be chosen."""
-        return "auto" in (self.engine, self.precision)
+        """Whether inputs are needed: to choose on, or to calibrate int8 on."""
+        return "auto" in (self.engine, self.precision) or self.precision == "int8"
 
 
 def on_engine(
@@ -60,19 +60,27 @@ def on_engine(
         If a choice is to be made without inputs, or no input of the sample can be read.
     BackendError
         If the engine cannot run, or none is true enough.
+    OSError
+        If the store has rows of a network calibrated to int8 that the cache has not.
     """
+    if wish.is_open and (pair := _earlier(backbone, wish, stored)) is not None:
+        wish = replace(wish, engine=pair[0], precision=pair[1])
     if (wish.engine, wish.precision) == ("torch", "fp32"):
         return backbone, None
-    key = canonical_json([backbone.parts, str(backbone.device), repr(wish)])
-    pair = _earlier(backbone, wish, stored) if wish.is_open else None
-    if pair is not None and (key not in _made or engine_of(_made[key][0].parts) != pair):
-        return on_engine(backbone, replace(wish, engine=pair[0], precision=pair[1]), inputs, ())
+    key = _key(backbone, wish)
     if key not in _made:
-        _made[key] = _make(backbone, wish, inputs)
+        _made[key] = made = _make(backbone, wish, inputs)
+        # Next time its rows in a store ask for it by name.
+        engine, precision = engine_of(made[0].parts)
+        _made[_key(backbone, replace(wish, engine=engine, precision=precision))] = made
         while len(_made) > _KEPT:
             _made.popitem(last=False)
     _made.move_to_end(key)
     return _made[key]
+
+
+def _key(backbone: Backbone, wish: Wish) -> str:
+    return canonical_json([backbone.parts, str(backbone.device), repr(wish)])
 
 
 def _make(
@@ -81,14 +89,21 @@ def _make(
     if not wish.is_open:
         return backbone.with_engine(wish.engine, wish.precision), None
     if not inputs:
-        raise ValueError("engine 'auto' must be chosen on inputs: call fit(X) or transform(X)")
-    return choose_engine(
+        doing = "chosen" if "auto" in (wish.engine, wish.precision) else "calibrated"
+        raise ValueError(
+            f"engine {wish.engine!r} in {wish.precision!r} must be {doing} on inputs: "
+            f"call fit(X) or transform(X)"
+        )
+    by_name = "auto" not in (wish.engine, wish.precision)
+    chosen, report = choose_engine(
         backbone,
         sample_of(backbone, inputs, wish.decode),
         engine=wish.engine,
         precision=wish.precision,
-        min_cosine=wish.min_cosine,
+        min_cosine=-1.0 if by_name else wish.min_cosine,  # only "auto" may refuse
     )
+    chosen.keep()
+    return chosen, report
 
 
 def engine_of(parts: Mapping[str, Any]) -> tuple[str, str]:
@@ -152,7 +167,8 @@ def _earlier(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> tuple[s
         if own != {k: v for k, v in space.parts.items() if k not in chosen}:
             continue
         pair = engine_of(space.parts)
-        fits = wish.engine in ("auto", pair[0]) and wish.precision in ("auto", pair[1])
+        kind = pair[1].partition(":")[0]
+        fits = wish.engine in ("auto", pair[0]) and wish.precision in ("auto", kind)
         if fits and ENGINES[pair[0]].refuses(pair[1], backbone.device) is None:
             return pair
     return None

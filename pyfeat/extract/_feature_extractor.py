@@ -51,7 +51,8 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         What runs the network. "auto" measures all of them on a sample of the inputs, and takes the
         fastest that is true enough; the choice is part of the space.
     precision : {"fp32", "bf16", "fp16", "int8", "auto"}, default="fp32"
-        Numbers the network computes with; "auto" as for `engine`.
+        Numbers the network computes with; "auto" as for `engine`. "int8" is calibrated on a sample
+        of the inputs, and goes on with the network of the store's rows (see `Backbone.keep`).
     min_cosine : float, default=0.995
         What "auto" accepts: the smallest cosine over the sample between a row and that of torch in
         float32.

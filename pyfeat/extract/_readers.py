@@ -51,17 +51,21 @@ def reader_of(backbone: Backbone, decode: str) -> Reader:
         return TextReader(preparation)
     if isinstance(preparation, AudioPreprocessing):
         return AudioReader(preparation)
+    dtype = torch.uint8 if backbone.takes_bytes else torch.float32
     if isinstance(preparation, VideoPreprocessing):
-        return VideoReader(preparation)
-    return ImageReader(preparation, decode)
+        return VideoReader(preparation, dtype)
+    return ImageReader(preparation, decode, dtype)
 
 
 class ImageReader:
     """Paths, encoded bytes, PIL images and arrays of pixels."""
 
-    def __init__(self, preprocessing: Preprocessing, decode: str) -> None:
+    def __init__(
+        self, preprocessing: Preprocessing, decode: str, dtype: torch.dtype = torch.float32
+    ) -> None:
         self._preprocessing = preprocessing
         self._decode = decode
+        self._dtype = dtype
 
     def content(self, value: Any, name: str) -> Content:
         """Return the bytes of a file, or the array of pixels."""
@@ -80,13 +84,17 @@ class ImageReader:
         """Return the pixels (3, crop, crop)."""
         if isinstance(content, bytes):
             spec = self._preprocessing
-            return decode_preprocess(content, spec, mode=self._decode, name=name), False
+            mode, dtype = self._decode, self._dtype
+            return decode_preprocess(content, spec, mode=mode, name=name, dtype=dtype), False
         pixels: Any = content
-        return preprocess(pixels, self._preprocessing), False
+        return preprocess(pixels, self._preprocessing, dtype=self._dtype), False
 
     def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
         """Return (n, 3, crop, crop)."""
-        return (torch.stack(list(tensors)),), [1] * len(tensors)
+        # By numpy, on this thread: torch would share the copy out among threads, and spin until one
+        # of them gets a core, all of which are busy decoding.
+        batch = torch.from_numpy(np.stack([t.numpy() for t in tensors]))
+        return (batch,), [1] * len(tensors)
 
     def bucket(self, _tensor: Tensor) -> int:
         """Return 0: all images have one size."""

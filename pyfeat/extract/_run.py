@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyfeat._identity import Space
 from pyfeat.backbones import Backbone
-from pyfeat.extract._batches import Batches, forward_of
+from pyfeat.extract._batches import Batches, automatic_size, forward_of
 from pyfeat.extract._inputs import Input
 from pyfeat.extract._prepare import Prepared, Preparer, prepare_all
 from pyfeat.extract._readers import reader_of
@@ -107,12 +107,11 @@ def run(
     batches = Batches(
         forward_of(backbone, reader),
         options.batch_size,
-        on_gpu=backbone.device.type == "cuda",
-        per_input=getattr(backbone.preprocessing, "frames", 1),
+        automatic=automatic_size(backbone),
         one_by_one=one_by_one,
     )
     # A row that fails its checksum is not there: it is computed and stored again.
-    is_stored = None if store is None else (lambda key: bool(store.get_intact([key])[1][0]))
+    is_stored = None if store is None else (lambda key: _is_intact(store, key))
     preparer = Preparer(reader, is_stored)
     repeated: list[Prepared] = []
     ready: dict[int, list[Prepared]] = defaultdict(list)  # by bucket
@@ -140,6 +139,11 @@ def run(
         store.flush()
     for p in repeated:
         yield _repeat(p, inputs[p.position], store, preparer)
+
+
+def _is_intact(store: FeatureStore, key: bytes) -> bool:
+    # Most keys of a new job are not there: no row is read to know that.
+    return bool(store.contains([key])[0]) and bool(store.get_intact([key])[1][0])
 
 
 def _compute(

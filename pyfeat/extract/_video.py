@@ -25,6 +25,8 @@ class VideoReader:
     Parameters
     ----------
     preprocessing : VideoPreprocessing
+    dtype : torch.dtype
+        Of the frames: float32, or uint8 where the backbone takes bytes.
 
     Notes
     -----
@@ -35,8 +37,11 @@ class VideoReader:
     swscale, whose rounding may differ by a level or two between its versions.
     """
 
-    def __init__(self, preprocessing: VideoPreprocessing) -> None:
+    def __init__(
+        self, preprocessing: VideoPreprocessing, dtype: torch.dtype = torch.float32
+    ) -> None:
         self._spec = preprocessing
+        self._dtype = dtype
 
     def content(self, value: Any, name: str) -> bytes | NDArray[Any]:
         """Return the bytes of a file, or the frames."""
@@ -61,7 +66,8 @@ class VideoReader:
             frames = decode_frames(content, count, name)
         else:
             frames = [content[i] for i in centres(len(content), count)]
-        return torch.stack([preprocess(frame, self._spec.image) for frame in frames]), False
+        spec, dtype = self._spec.image, self._dtype
+        return torch.stack([preprocess(frame, spec, dtype=dtype) for frame in frames]), False
 
     def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
         """Return all frames below each other."""
