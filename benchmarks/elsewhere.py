@@ -99,6 +99,7 @@ def _serve() -> None:
         result = run()
         pickle.dump(result if first else None, answers)
         answers.flush()
+        del result  # else the next one would need another place in memory
         first = False
 
 

@@ -12,6 +12,8 @@ import torch
 if not torch.cuda.is_available():
     # Before anything imports triton: without a GPU its kernels run in the interpreter.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Before anything imports keras, which has one backend for the whole process.
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from pyfeat.backbones import DEFAULT_BACKBONE, Backbone, BackboneName, list_backbones, load_backbone
+from pyfeat.backbones import DEFAULT_BACKBONE, BackboneName, list_backbones, load_backbone
 from pyfeat.backbones._load import resolve_device
 from pyfeat.backbones._names import find_source
 
@@ -85,8 +85,10 @@ def test_the_default_is_listed() -> None:
     assert list_backbones(DEFAULT_BACKBONE)[0].name == DEFAULT_BACKBONE
 
 
-def test_loading_a_name_again_is_free(lite0: Backbone) -> None:
-    assert load_backbone("efficientnet_lite0", device="cpu") is lite0
+@pytest.mark.usefixtures("lite0")
+def test_loading_a_name_again_is_free() -> None:
+    first = load_backbone("efficientnet_lite0", device="cpu")
+    assert load_backbone("efficientnet_lite0", device="cpu") is first
 
 
 def test_auto_is_the_gpu_where_there_is_one() -> None:

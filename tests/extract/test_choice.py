@@ -137,7 +137,9 @@ def test_nothing_true_enough_names_every_figure(images: list[Any]) -> None:
 
 
 def test_choice_without_inputs_is_refused(backbone: SmallBackbone) -> None:
-    with pytest.raises(ValueError, match=r"^engine 'auto' must be chosen on inputs: call fit\(X\)"):
+    with pytest.raises(
+        ValueError, match=r"^engine 'auto' in 'auto' must be chosen on inputs: call fit\(X\)"
+    ):
         extractor(backbone).fit()
     with pytest.raises(ValueError, match="call fit"):
         extractor(backbone).get_space()
