@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_preprocess import photo
+from bench_softmax_xent import waiting
 from device import devices
 from elsewhere import elsewhere, tuned_malloc
 from harness import Case, Contestant
@@ -119,14 +120,6 @@ def image_case(name: str, n: int) -> Case:
 def gpu_case(name: str, n: int) -> Case:
     """Return a case whose inputs lie on the GPU, and whose rows stay there."""
     batch = floats(n, spec_of(name)).cuda()
-
-    def waiting(run: Run) -> Run:
-        def timed() -> Any:
-            result = run()
-            torch.cuda.synchronize()
-            return result
-
-        return timed
 
     def own(precision: str) -> Run:
         backbone = load_backbone(module_of(name), preprocessing=Preprocessing(), device="cuda")

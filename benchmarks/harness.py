@@ -155,7 +155,7 @@ def measure(case: Case, rounds: int) -> list[Row]:
     wait = device.wait_for(case.device)
     calls = [_calls_per_sample(run, wait) for _, run in racing]
     samples: list[list[float]] = [[] for _ in racing]
-    last = None
+    last = racing[-1][1] if racing else None  # it has just been counted
     for turn in range(rounds):
         for at in range(len(racing)):
             i = (at + turn) % len(racing)

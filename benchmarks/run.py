@@ -172,14 +172,17 @@ def merged(old: Report, new: Report) -> Report:
     theirs in `parts`.
     """
     fresh = by_case(new["rows"])
-    cases = by_case(old["rows"]) | fresh
+    # A case that the benchmark has no more is not kept.
+    known = {*fresh, *new["left_out"]}
+    cases = {case: rows for case, rows in by_case(old["rows"]).items() if case in known} | fresh
     left_out = [case for case in new["left_out"] if case not in cases]
     about = {key: new[key] for key in ("commit", "dirty", "command", "rounds", "machine")}
     return old | {
         "complete": not left_out,
         "left_out": left_out,
         "rows": [row for rows in cases.values() for row in rows],
-        "parts": old.get("parts", {}) | dict.fromkeys(fresh, about),
+        "parts": {c: a for c, a in old.get("parts", {}).items() if c in known}
+        | dict.fromkeys(fresh, about),
     }
 
 

@@ -1,7 +1,7 @@
 // Work cut into chunks for a few threads that live as long as the call.
 //
 // No pool: nothing waits or spins between calls, nothing breaks after a fork, and several Python
-// threads may call at once. Starting a thread takes some 20 us, so a caller asks for one only when
+// threads may call at once. Starting a thread takes some 50 us, so a caller asks for one only when
 // its share of the work lasts longer than that.
 #pragma once
 
@@ -10,8 +10,9 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
-#include <thread>
 #include <vector>
+
+#include "helper_thread.h"
 
 namespace pyfeat {
 
@@ -39,15 +40,16 @@ void parallel(std::size_t chunks, std::size_t threads, const Work& work) {
       if (!failure) failure = std::current_exception();
     }
   };
-  std::vector<std::thread> helpers;
-  helpers.reserve(threads - 1);
-  try {
-    for (std::size_t t = 1; t < threads; ++t) helpers.emplace_back(run, t);
-  } catch (const std::exception&) {
-    // No more threads to be had, or no memory for one: those there are do the work.
+  {
+    std::vector<HelperThread> helpers;
+    try {
+      helpers.reserve(threads - 1);
+      for (std::size_t t = 1; t < threads; ++t) helpers.emplace_back([&run, t] { run(t); });
+    } catch (const std::exception&) {
+      // No more threads to be had, or no memory for one: those there are do the work.
+    }
+    run(0);
   }
-  run(0);
-  for (std::thread& helper : helpers) helper.join();
   if (failure) std::rethrow_exception(failure);
 }
 

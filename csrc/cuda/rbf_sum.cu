@@ -164,7 +164,8 @@ __device__ float signed_by(float x, float y, float c) {
 }
 
 constexpr int kSignRows = 128, kSignFeatures = 32, kSignStep = 32;
-constexpr int kPer = 4;  // rows and features of a thread
+constexpr int kSignShort = 8;  // steps of a short sum
+constexpr int kPer = 4;        // rows and features of a thread
 
 // coefficients[row][j] = c of rows first .. first + 127 at j0 .. j0 + 31, 0 past `count`, `end`.
 __device__ void load_coefficients(const RbfSigns& s, long long first, long long j0, long long end,
@@ -183,11 +184,11 @@ __device__ void load_coefficients(const RbfSigns& s, long long first, long long 
 __global__ void __launch_bounds__(kThreads) sign_sums(RbfSigns s) {
   __shared__ __align__(16) float others[kSignStep][kSignFeatures];
   __shared__ float coefficients[kSignRows][kSignStep + 1];  // the 1 spreads the banks
-  const long long i0 = static_cast<long long>(blockIdx.y) * kSignRows;
-  const long long k0 = static_cast<long long>(blockIdx.x) * kSignFeatures;
+  const long long i0 = static_cast<long long>(blockIdx.x) * kSignRows;
+  const long long k0 = static_cast<long long>(blockIdx.y) * kSignFeatures;
   const int down = threadIdx.x / 8 * kPer, across = threadIdx.x % 8 * kPer;
   float4 own[kPer];
-  float sums[kPer][4] = {};
+  float sums[kPer][4] = {}, all[kPer][4] = {};
   for (int r = 0; r < kPer; ++r) {
     own[r] = make_float4(0, 0, 0, 0);
     const long long i = i0 + down + r;
@@ -217,12 +218,21 @@ __global__ void __launch_bounds__(kThreads) sign_sums(RbfSigns s) {
         sums[r][3] += signed_by(own[r].w, y.w, c);
       }
     }
+    // Long sums are sums of short ones: rounding would grow with the number of rows.
+    const long long done = (j0 - begin) / kSignStep + 1;
+    if (done % kSignShort == 0 || j0 + kSignStep >= end) {
+      for (int r = 0; r < kPer; ++r)
+        for (int v = 0; v < 4; ++v) {
+          all[r][v] += sums[r][v];
+          sums[r][v] = 0;
+        }
+    }
   }
   for (int r = 0; r < kPer; ++r) {
     const long long i = i0 + down + r;
     if (i < s.count)
       *reinterpret_cast<float4*>(s.out + i * s.d + k0 + across) =
-          make_float4(-sums[r][0], -sums[r][1], -sums[r][2], -sums[r][3]);
+          make_float4(-all[r][0], -all[r][1], -all[r][2], -all[r][3]);
   }
 }
 
@@ -241,7 +251,7 @@ void rbf_sum(const RbfSlab& slab, void* stream) {
 }
 
 void rbf_signs(const RbfSigns& signs, void* stream) {
-  const dim3 grid(divide_up(signs.d, kSignFeatures), divide_up(signs.count, kSignRows));
+  const dim3 grid(divide_up(signs.count, kSignRows), divide_up(signs.d, kSignFeatures));
   const auto on = static_cast<cudaStream_t>(stream);
   sign_sums<<<grid, kThreads, 0, on>>>(signs);
   check_launch("rbf_signs");

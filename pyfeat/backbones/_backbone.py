@@ -236,10 +236,9 @@ def freeze(
         If the module does not take inputs of its preprocessing, or returns neither
         (n, d) nor (n, c, h, w); or if there are no such layers, or no such pooling of them.
     """
+    _check_preprocessing(found.preprocessing)
     module = found.module.eval().requires_grad_(False).float()
-    # Buffers outside the state dict belong to the architecture, which a name of a model fixes.
-    tensors = all_tensors(module) if found.source == "module" else module.state_dict()
-    weights = weights_hash(tensors)
+    weights = weights_hash(_tensors_of(found.source, module))
     module = module.to(device)
     example = _example(found.preprocessing, device)
     own = layers in (-1, OUTPUT) and pooling == "auto"
@@ -264,7 +263,8 @@ def freeze(
         "precision": "float32",
         "numerics": NUMERICS,
     }
-    if found.l2:
+    l2 = found.l2 and own  # of the network's own rows, not of what other layers give
+    if l2:
         parts["l2"] = True
     joint = found.joint if own else None
     if joint is not None:
@@ -279,13 +279,23 @@ def freeze(
         device,
         parts,
         shapes,
-        found.l2,
+        l2,
         engine.chunk,
         module,
         engine,
         joint,
         _text_loader(found, device) if own else None,
     )
+
+
+def _check_preprocessing(preprocessing: Preparation) -> None:
+    if isinstance(preprocessing, VideoPreprocessing):
+        raise ValueError("preprocessing must be one of images: videos are asked for by video=")
+
+
+def _tensors_of(source: str, module: nn.Module) -> dict[str, Any]:
+    # Buffers outside the state dict belong to the architecture, which a name of a model fixes.
+    return all_tensors(module) if source == "module" else module.state_dict()
 
 
 def _text_loader(found: Pretrained, device: torch.device) -> Callable[[], Backbone] | None:
@@ -300,8 +310,8 @@ def _tap(
         graph = module.tapped(layers, pooling)
         rows = graph.pooled(*example)
         return graph, list(graph.outputs), tuple(tuple(row.shape[1:]) for row in rows)
-    if pooling == "none" and example[0].dtype == torch.int64:
-        raise ValueError("pooling must not be 'none' for texts, which differ in length")
+    if pooling == "none" and example[0].ndim == 2:
+        raise ValueError("pooling must not be 'none' for texts or recordings of any length")
     names = resolve_layers(module, layers, example)
     if pooling != "auto":
         names = [last_map(module, example) if name == OUTPUT else name for name in names]

@@ -62,7 +62,7 @@ class OnnxRuntimeEngine:
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return the rows of a batch, float32."""
-        arrays = [t.contiguous().numpy() for t in normalised(inputs, self._pixels)]
+        arrays = [t.detach().cpu().contiguous().numpy() for t in normalised(inputs, self._pixels)]
         named = dict(zip(self._names, arrays, strict=True))
         rows = [
             self._session.run(None, {n: a[i : i + 1] for n, a in named.items()})[0]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyfeat._config import num_threads
 from pyfeat.backbones._calibration import Batches, calibrate, identity_of, keep, read
 from pyfeat.backbones._engine_onnxruntime import export
+from pyfeat.backbones._modality import normalised
 from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.ops._preprocess_spec import Preprocessing
 
@@ -71,7 +72,10 @@ class OpenVinoEngine:
         model = read(identity) if identity else convert(module, example)
         model.reshape({i: _shape(t) for i, t in zip(model.inputs, example, strict=True)})
         if precision == "int8":
-            filled = [tuple(_filled(t.numpy(), self.chunk) for t in b) for b in calibration or []]
+            filled = [
+                tuple(_filled(t.cpu().numpy(), self.chunk) for t in normalised(b, pixels))
+                for b in calibration or []
+            ]
             model = calibrate(model, filled, self.chunk)
             self.precision = f"int8:{identity_of(model)}"
         self._model = model
@@ -98,7 +102,7 @@ class OpenVinoEngine:
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return the rows of a batch, float32."""
         n, chunk = len(inputs[0]), self.chunk
-        arrays = [_filled(t.contiguous().numpy(), chunk) for t in inputs]
+        arrays = [_filled(t.detach().cpu().contiguous().numpy(), chunk) for t in inputs]
         with self._lock:
             queue = self._queue(inputs[0].dtype == torch.uint8)
             parts: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * (len(arrays[0]) // chunk)

@@ -16,6 +16,17 @@ from pyfeat.backbones._engine import ENGINES, PRECISIONS, Inputs
 from pyfeat.errors import BackendError
 
 _ROUNDS = 3
+# What an engine raises for a network that it cannot convert or run: another one may.
+_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,  # BackendError is one
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -133,12 +144,13 @@ def choose_engine(
             candidate = backbone
             if pair != ("torch", "fp32"):
                 candidate = backbone.with_engine(*pair, sample)
-        except BackendError as error:
-            refused[" ".join(pair)] = str(error)
-            continue
-        measured[pair] = (_measure(pair, candidate, sample, exact), candidate)
+            measured[pair] = (_measure(pair, candidate, sample, exact), candidate)
+        except _FAILURES as error:
+            refused[" ".join(pair)] = f"{type(error).__name__}: {error}".partition("\n")[0]
     true = [p for p, (m, _) in measured.items() if m.min_cosine >= min_cosine]
     every = [m for m, _ in measured.values()]
+    if not every:
+        raise BackendError(f"an engine must be able to run, got {'; '.join(refused.values())}")
     if not true:
         got = "; ".join(
             [f"{m.engine} {m.precision}: {m.min_cosine:.5f}" for m in every] + [*refused.values()]

@@ -110,7 +110,11 @@ def _run_traced(module: nn.Module, example: tuple[Tensor, ...]) -> _Trace:
     layers = [
         m for m in module.modules() if not (m._modules or m._forward_pre_hooks or m._forward_hooks)
     ]
-    layers += [m for m in module.modules() if class_name(m) == _NORMS[1]]
+    layers += [
+        m
+        for m in module.modules()
+        if class_name(m) == _NORMS[1] and not (m._forward_pre_hooks or m._forward_hooks)
+    ]
     handles = [layer.register_forward_hook(note) for layer in dict.fromkeys(layers)]
     try:
         trace.rows = module(*example)

@@ -82,6 +82,8 @@ class Tapped(nn.Module):
                 seen[name] = tensor_of(output)
                 if len(seen) == len(self.names):
                     raise _Stop
+                if isinstance(seen[name], Tensor):  # what runs next may write over it
+                    seen[name] = seen[name].clone()
 
         return note
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyfeat.ops._preprocess import Preprocessing
 
 # Multiples to which token sequences are filled up: a model sees few shapes, and a text always the
 # same one, whatever else is in its batch. Short ones are many, and filled up only a little.
+_NORMALIZE = ["none", "unit", "volume"]
 _STEP, _LONG_STEP, _LONG = 4, 16, 64
 
 
@@ -85,6 +87,25 @@ class AudioPreprocessing:
     shortest: float = 0.1
     lead: float = 0.0
     least: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sample_rate, bool) or int(self.sample_rate) != self.sample_rate:
+            raise TypeError(f"sample_rate must be an integer, got {self.sample_rate!r}")
+        object.__setattr__(self, "sample_rate", int(self.sample_rate))
+        if self.sample_rate < 1:
+            raise ValueError(f"sample_rate must be at least 1, got {self.sample_rate}")
+        for name in ("window", "hop", "shortest", "lead", "least"):
+            value = float(getattr(self, name))
+            # A window and a step have at least one sample.
+            low = 1 / self.sample_rate if name in ("window", "hop") else 0.0
+            if not low <= value < math.inf:
+                raise ValueError(f"{name} must be at least {low:g} seconds, got {value}")
+            object.__setattr__(self, name, value)
+        if self.hop > self.window:
+            rule = f"be at most window={self.window:g}, else samples are left out"
+            raise ValueError(f"hop must {rule}, got {self.hop:g}")
+        if self.normalize not in _NORMALIZE:
+            raise ValueError(f"normalize must be one of {_NORMALIZE}, got {self.normalize!r}")
 
     def to_parts(self) -> dict[str, Any]:
         """Return the settings as JSON values, for a fingerprint."""

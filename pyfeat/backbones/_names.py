@@ -24,7 +24,6 @@ _LISTS: dict[str, Callable[[], list[str]]] = {
     "timm": timm_names,
     "keras": _keras.keras_names,
 }
-_BARE = ("pyfeat", "torchvision", "timm")  # whose names go without a prefix
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
@@ -31,6 +32,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Column = Annotated[
     str | None,
     typer.Option(help="Column of a CSV, TSV or parquet list that holds the paths, or the texts."),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(help="File of weights for the architecture that the name of the backbone means."),
 ]
 SpaceOption = Annotated[
     str | None,

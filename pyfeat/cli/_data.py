@@ -15,6 +15,7 @@ from pyfeat.cli._app import (
     InputArguments,
     Json,
     SpaceOption,
+    WeightsOption,
     check_there,
     command,
     inputs_of,
@@ -32,7 +33,15 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     backbone: Annotated[
         str, typer.Option(help="Name of the backbone; see `pyfeat backbones`.")
     ] = "efficientnet_lite0",
+    weights: WeightsOption = None,
     column: Column = None,
+    video: Annotated[
+        str | None, typer.Option(help="avg or max: inputs are videos, frames are pooled.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each video.")] = 8,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of a text; by default what fits.")
+    ] = None,
     layers: Annotated[
         str,
         typer.Option(
@@ -46,7 +55,7 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     engine: Annotated[
         str, typer.Option(help="torch, openvino, onnxruntime; auto: the fastest that is true.")
     ] = "torch",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, fp8 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or auto.")] = "fp32",
     min_cosine: Annotated[
         float, typer.Option(help="Smallest cosine to float32 that auto accepts, over a sample.")
     ] = 0.995,
@@ -75,6 +84,10 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     with usage():
         extractor = FeatureExtractor(
             backbone,
+            weights=weights,
+            video=video,
+            frames=frames,
+            max_length=max_length,
             layers=layers_of(layers),
             pooling=pooling,
             engine=engine,
@@ -194,6 +207,7 @@ def _index_search(
     inputs: InputArguments,
     index: Annotated[Path, typer.Option(help="File that `pyfeat index build` wrote.")],
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours of each image.")] = 5,
+    weights: WeightsOption = None,
     column: Column = None,
     json_out: Json = False,
 ) -> int:
@@ -205,7 +219,8 @@ def _index_search(
 
     searched = FeatureIndex.load(index).space_
     queries = inputs_of(inputs, modality_of_space(searched), column)
-    found, summary = search_index(index, queries, k=k, progress=shows_progress(json_out))
+    progress = shows_progress(json_out)
+    found, summary = search_index(index, queries, k=k, weights=weights, progress=progress)
     if json_out:
         print_json({"neighbours": [asdict(n) for n in found], "extraction": summary.to_dict()})
     else:

@@ -17,6 +17,7 @@ from pyfeat.cli._app import (
     Json,
     SpaceOption,
     UsageProblem,
+    WeightsOption,
     command,
     inputs_of,
     print_json,
@@ -67,6 +68,7 @@ def _predict(
     store: Annotated[
         Path | None, typer.Option(help="Store to take rows from and keep new ones in.")
     ] = None,
+    weights: WeightsOption = None,
     column: Column = None,
     json_out: Json = False,
 ) -> int:
@@ -78,7 +80,8 @@ def _predict(
         raise UsageProblem(f"--model must be a file, got {str(model)!r}: no such file")
     head = LogisticHead.load(model)
     found = inputs_of(inputs, modality_of_space(head.space_), column)
-    summary = predict(model, found, store=store, progress=shows_progress(json_out))
+    progress = shows_progress(json_out)
+    summary = predict(model, found, store=store, weights=weights, progress=progress)
     rows = [(p.path, p.label, f"{p.probability:.6f}") for p in summary.predictions]
     if out is not None:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as f:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,9 @@ from pyfeat.extract._readers import reader_of
 from pyfeat.store import FeatureStore
 
 SAMPLE = 32
+_WINDOWS = 8  # of one recording
 _KEPT = 6
+_lock = threading.Lock()
 _made: OrderedDict[str, tuple[Backbone, Fidelity | None]] = OrderedDict()
 
 
@@ -68,6 +71,13 @@ def on_engine(
     if (wish.engine, wish.precision) == ("torch", "fp32"):
         return backbone, None
     key = _key(backbone, wish)
+    with _lock:
+        return _kept(key, backbone, wish, inputs)
+
+
+def _kept(
+    key: str, backbone: Backbone, wish: Wish, inputs: Sequence[Input] | None
+) -> tuple[Backbone, Fidelity | None]:
     if key not in _made:
         _made[key] = made = _make(backbone, wish, inputs)
         # Next time its rows in a store ask for it by name.
@@ -154,16 +164,19 @@ def _readable(reader: Any, inputs: Sequence[Input]) -> Iterator[Tensor]:
     for i in np.unique(np.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs))).astype(int)):
         item = inputs[i]
         try:
-            yield reader.tensor(reader.content(item.value, item.name), item.name)[0]
-        except InputError:
+            tensor = reader.tensor(reader.content(item.value, item.name), item.name)[0]
+        except (InputError, MemoryError):
             continue
+        yield tensor[:_WINDOWS] if tensor.ndim == 2 else tensor
 
 
 def _earlier(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> tuple[str, str] | None:
     """Return engine and precision of the first space that differs in nothing else."""
     chosen = {"engine", "precision", "deterministic", "decode"}
     own = {k: v for k, v in backbone.parts.items() if k not in chosen}
-    for space in stored:
+    # Rows decoded as asked for now come first: theirs is the job that goes on.
+    nearest = sorted(stored, key=lambda s: s.parts.get("decode", "exact") != wish.decode)
+    for space in nearest:
         if own != {k: v for k, v in space.parts.items() if k not in chosen}:
             continue
         pair = engine_of(space.parts)

@@ -20,8 +20,8 @@ from pyfeat.extract._readers import reader_of
 from pyfeat.store import FeatureStore
 
 FLUSH_SECONDS = 5.0
-# Numbers that a batch may hold, about: hours of sound do not wait for others.
-_LARGE = 2**28
+# Numbers that may wait for others to share a batch with, about: 512 MiB.
+_HELD = 2**27
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,21 @@ def run(
     preparer = Preparer(reader, is_stored)
     repeated: list[Prepared] = []
     ready: dict[int, list[Prepared]] = defaultdict(list)  # by bucket
+    held = 0
     flushed = time.monotonic()
     for p in prepare_all(preparer, inputs, 2 * batches.size):
         if p.tensor is not None:
             bucket = reader.bucket(p.tensor)
             ready[bucket].append(p)
-            large = p.tensor.numel() * len(ready[bucket]) > _LARGE
-            if len(ready[bucket]) < batches.size and not large:
-                continue
-            yield from _compute(ready.pop(bucket), batches, store, preparer, options.dtype)
+            held += p.tensor.numel()
+            if len(ready[bucket]) < batches.size:
+                if held <= _HELD:
+                    continue
+                # Many lengths, few of each: the one that holds most goes first.
+                bucket = max(ready, key=lambda b: sum(_numbers(q) for q in ready[b]))
+            group = ready.pop(bucket)
+            held -= sum(_numbers(q) for q in group)
+            yield from _compute(group, batches, store, preparer, options.dtype)
             if store is not None and time.monotonic() - flushed > FLUSH_SECONDS:
                 store.flush()
                 flushed = time.monotonic()
@@ -139,6 +145,10 @@ def run(
         store.flush()
     for p in repeated:
         yield _repeat(p, inputs[p.position], store, preparer)
+
+
+def _numbers(p: Prepared) -> int:
+    return 0 if p.tensor is None else p.tensor.numel()
 
 
 def _is_intact(store: FeatureStore, key: bytes) -> bool:

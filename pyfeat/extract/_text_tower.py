@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pyfeat._identity import Space
 from pyfeat.backbones import Backbone
+from pyfeat.extract._choice import Wish, on_engine
 from pyfeat.extract._inputs import as_inputs
 from pyfeat.extract._run import RunOptions, row_space
 from pyfeat.extract._transform import rows_of
@@ -56,7 +57,7 @@ class TextTower:
         Rows of texts are of a space of their own (see `get_text_space`): with a store given as a
         path they are kept beside those of the images, an open FeatureStore holds only the one space
         it was made for. The text tower runs on the engine and in the precision that were asked for;
-        where these are "auto", in float32 by torch, so that a query of one text measures nothing.
+        where these are "auto" or int8, in float32 by torch: a query of one text measures nothing.
 
         Examples
         --------
@@ -118,10 +119,10 @@ class TextTower:
 
     def _text_tower(self) -> Backbone:
         tower = self._base().text_tower()
-        asked = (self.engine, self.precision)
-        if "auto" in asked or asked == ("torch", "fp32"):
+        if "auto" in (self.engine, self.precision) or self.precision.startswith("int8"):
             return tower
-        return tower.with_engine(*asked)
+        wish = Wish(self.engine, self.precision, 1.0, "exact")
+        return on_engine(tower, wish, None, ())[0]
 
     def _text_space(self, tower: Backbone) -> Space:
         return row_space(tower, self.dtype, self.deterministic)

@@ -79,6 +79,8 @@ def decode_frames(
             if not container.streams.video:
                 raise InputError(name, "it has no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise InputError(name, "its codec is not known")
             # Inputs are decoded side by side already.
             stream.codec_context.thread_count = 1
             found = _sampled(container, stream, count, name, seek)

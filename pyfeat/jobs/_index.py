@@ -69,6 +69,7 @@ def search_index(
     inputs: Inputs,
     *,
     k: int = 5,
+    weights: str | os.PathLike[str] | None = None,
     column: str | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> tuple[list[Neighbour], ExtractSummary]:
@@ -80,6 +81,8 @@ def search_index(
         File that `build_index` wrote.
     inputs : path-like or sequence of path-like
     k : int, default=5
+    weights : path-like, optional
+        The file that the weights of the backbone came from, where they came from one.
     column : str, optional
     progress : bool or callable, default=False
 
@@ -97,7 +100,7 @@ def search_index(
     searched = FeatureIndex.load(index)
     if searched.space_ is None:
         raise ValueError(f"index must know its space, got {os.fspath(index)!r} built on an array")
-    extractor = extractor_of(searched.space_)
+    extractor = extractor_of(searched.space_, weights)
     queries = collect_inputs(inputs, extractor.modality, column)
     with tempfile.TemporaryDirectory(prefix="pyfeat-") as folder:
         summary, items = extract_items(queries, folder, extractor, progress)

