@@ -146,7 +146,8 @@ def choose_engine(
                 candidate = backbone.with_engine(*pair, sample)
             measured[pair] = (_measure(pair, candidate, sample, exact), candidate)
         except _FAILURES as error:
-            refused[" ".join(pair)] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            kind = "" if isinstance(error, BackendError) else f"{type(error).__name__}: "
+            refused[" ".join(pair)] = f"{kind}{error}".partition("\n")[0]
     true = [p for p, (m, _) in measured.items() if m.min_cosine >= min_cosine]
     every = [m for m, _ in measured.values()]
     if not every:
