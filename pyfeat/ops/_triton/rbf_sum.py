@@ -248,7 +248,7 @@ def launch_signs(signs: Signs) -> None:
             SIZE=TILE,
             WIDE=MULTIPLE,
             SHORT=SHORT,
-            num_warps=4,
+            num_warps=8,
         )
 
 
@@ -285,7 +285,12 @@ KERNELS = (
         for within, gradient in ((0, True), (1, False), (2, True))
     ),
     *(
-        Kernel(sign_sums, _SIGNS, {"ROLE": role, "SIZE": TILE, "WIDE": MULTIPLE, "SHORT": SHORT})
+        Kernel(
+            sign_sums,
+            _SIGNS,
+            {"ROLE": role, "SIZE": TILE, "WIDE": MULTIPLE, "SHORT": SHORT},
+            warps=8,
+        )
         for role in (0, 1, 2)
     ),
 )
