@@ -50,7 +50,8 @@ PYFEAT_DECLARE(void, gemm_packed_bf16,
                (std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, const std::uint16_t* a,
                 const std::uint16_t* b, bool add, float* c, std::ptrdiff_t stride))
 
-// Memory that is wanted next: it comes into the second-level cache while a product runs.
+// Memory that is wanted next: it comes into the second-level cache while a product runs, at most
+// one line of 64 bytes at each step, so of a product with few steps only some of it.
 struct Ahead {
   const void* data;
   std::ptrdiff_t bytes;

@@ -57,7 +57,7 @@ class ExtractSummary:
         Wall time, the loading of the backbone included.
     images_per_second : float
         Inputs a second while the job ran, loading not included.
-    modality : {"image", "text", "audio"}
+    modality : {"image", "text", "audio", "video"}
         What the inputs are.
     engine, precision : str
         What computed the rows.

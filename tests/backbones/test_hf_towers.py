@@ -104,6 +104,14 @@ def test_rows_of_other_layers_have_no_text_beside_them(towers, settings) -> None
         own.transform_text(TEXTS)
 
 
+def test_rows_of_other_layers_keep_their_length(towers, photos) -> None:
+    settings = {"pooling": "avg", "device": "cpu"}
+    backbone = load_backbone(f"hf/{towers[1]}", **settings)
+    batch = torch.stack([preprocess(torch.from_numpy(p), backbone.preprocessing) for p in photos])
+    rows = extractor(towers[1], pooling="avg").transform(photos)
+    np.testing.assert_array_equal(rows, backbone(batch).numpy())
+
+
 def test_network_without_a_text_tower_says_so() -> None:
     with pytest.raises(ValueError, match="must have a text tower"):
         FeatureExtractor(torch.nn.AvgPool2d(32), device="cpu").transform_text(["a"])
