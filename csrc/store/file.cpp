@@ -155,6 +155,11 @@ void remove_file(const std::string& path) {
   });
 }
 
+void discard_file(const std::string& path) noexcept {
+  Step step(Operation::Kind::kRemove, path);
+  if (!step.failure() && ::unlink(path.c_str()) == 0) step.done();
+}
+
 void make_folder(const std::string& path) {
   operation(Operation::Kind::kMakeFolder, "cannot make a folder", path, [&] {
     if (::mkdir(path.c_str(), 0777) == 0) return 0;
@@ -184,7 +189,7 @@ void replace_file(const std::string& path, const std::string& hidden, const void
     }
     rename_file(hidden, path);
   } catch (const StoreError&) {
-    ::unlink(hidden.c_str());  // no operation that may fail: nobody would hear of it
+    discard_file(hidden);
     throw;
   }
   sync_folder_of(path);

@@ -94,7 +94,7 @@ std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, 
     const std::string header = make_header(columns, dtype, dim, tail.row_bytes(), space);
     const std::string hidden = tail.path() + ".seal.tmp";
     remove_file(hidden);  // of a seal that did not finish; the tail's lock makes this ours alone
-    {
+    try {
       File file = File::create(hidden);
       file.append(header.data(), header.size());
       file.append(columns.keys.data(), columns.keys.size());
@@ -102,8 +102,11 @@ std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, 
       file.append(columns.crcs.data(), columns.crcs.size() * 4);
       write_rows(file, tail, records);
       file.sync();
+      rename_file(hidden, path);
+    } catch (const StoreError&) {
+      discard_file(hidden);
+      throw;
     }
-    rename_file(hidden, path);
     sync_folder_of(path);
   }
   if (aside.empty()) {

@@ -34,10 +34,15 @@ std::unique_ptr<Tail> Tail::create(const std::string& path, std::size_t row_byte
                                    const std::uint8_t* fingerprint) {
   const std::string hidden = path + ".tmp";
   File file = File::create(hidden);
-  if (!file.try_lock()) throw StoreError(EWOULDBLOCK, "cannot lock a new file", hidden);
-  const TailHeader header = make_header(row_bytes, fingerprint);
-  file.append(&header, sizeof header);
-  rename_file(hidden, path);
+  try {
+    if (!file.try_lock()) throw StoreError(EWOULDBLOCK, "cannot lock a new file", hidden);
+    const TailHeader header = make_header(row_bytes, fingerprint);
+    file.append(&header, sizeof header);
+    rename_file(hidden, path);
+  } catch (const StoreError&) {
+    discard_file(hidden);
+    throw;
+  }
   // The lock belongs to the open file, so it goes with it through the rename.
   return std::unique_ptr<Tail>(new Tail(std::move(file).renamed(path), row_bytes));
 }
