@@ -138,7 +138,8 @@ def gather(
     source: _I64,
     row: _I64,
     out: _U8,
-    widen: bool,
+    item: int,
+    decode: bool,
     threads: int,
 ) -> list[int]: ...
 
@@ -177,6 +178,7 @@ class Segment:
         order: int,
         crcs: int,
         rows: int,
+        scales: int = 0,
     ) -> None: ...
     def find(self, keys: _U8) -> _I64: ...
     def damaged_rows(self) -> list[int]: ...

@@ -11,6 +11,7 @@
 
 namespace py = pybind11;
 using namespace pyfeat::store;
+using pyfeat::Item;
 
 namespace {
 
@@ -81,17 +82,20 @@ Gather check_gather(Source& source, const Bytes& keys, const Numbers& rows,
   return {n, keys.data(), rows.data(), p, out.mutable_data()};
 }
 
-// Returns the bytes of a row. All segments must have rows of one size.
+// Returns the bytes of a row. All segments must have rows of one size, with scales or without.
 std::size_t check_request(const Segments& segments, const Request& request, const Numbers& source,
                           const Numbers& row, const Bytes& out) {
   require(!segments.empty(), "segments must not be empty");
   const std::size_t row_bytes = segments[0]->row_bytes();
   for (const Segment* s : segments)
-    require(s && s->row_bytes() == row_bytes, "segments must have rows of one size");
+    require(s && s->row_bytes() == row_bytes && s->has_scales() == (request.item == Item::kInt8),
+            "segments must have rows of one size");
+  require(row_bytes % static_cast<std::size_t>(bytes_of(request.item)) == 0,
+          "a row must be whole items");
   const auto n = static_cast<py::ssize_t>(request.n);
   require(source.size() == n && row.size() == n, "source and row must have one number a key");
-  const std::size_t width = row_bytes * (request.widen ? 2 : 1);
-  require(out.ndim() == 2 && out.shape(0) == n && static_cast<std::size_t>(out.shape(1)) == width,
+  require(out.ndim() == 2 && out.shape(0) == n &&
+              static_cast<std::size_t>(out.shape(1)) == out_bytes(request, row_bytes),
           "out must have shape (n, bytes of a row)");
   for (std::size_t i = 0; i < request.n; ++i) {
     const auto s = static_cast<std::size_t>(request.source[i]);
@@ -149,11 +153,11 @@ void bind_segment(py::module_& m) {
   py::class_<Segment>(m, "Segment", "A mapped, sealed segment.")
       .def(py::init([](const std::string& path, std::size_t n, std::size_t row_bytes,
                        std::uint64_t keys, std::uint64_t order, std::uint64_t crcs,
-                       std::uint64_t rows) {
-             return Segment(path, n, row_bytes, {keys, order, crcs, rows});
+                       std::uint64_t rows, std::uint64_t scales) {
+             return Segment(path, n, row_bytes, {keys, order, crcs, scales, rows});
            }),
            py::arg("path"), py::arg("n"), py::arg("row_bytes"), py::arg("keys"), py::arg("order"),
-           py::arg("crcs"), py::arg("rows"))
+           py::arg("crcs"), py::arg("rows"), py::arg("scales") = 0)
       .def("find", &find<const Segment>, py::arg("keys"))
       .def("damaged_rows", &Segment::damaged_rows, py::call_guard<py::gil_scoped_release>())
       .def("crc_of", &Segment::crc_of, py::call_guard<py::gil_scoped_release>())
@@ -181,17 +185,21 @@ void bind_segments(py::module_& m) {
   m.def(
       "gather",
       [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,
-         Bytes out, bool widen, std::size_t threads) {
-        const Request request{keys.data(), source.data(), row.data(), count_keys(keys), widen};
+         Bytes out, int item, bool decode, std::size_t threads) {
+        require(0 <= item && item <= static_cast<int>(Item::kInt8), "item must be one of four");
+        const Request request{keys.data(),      source.data(),           row.data(),
+                              count_keys(keys), static_cast<Item>(item), decode};
         const std::size_t row_bytes = check_request(segments, request, source, row, out);
         std::uint8_t* to = out.mutable_data();
         const py::gil_scoped_release release;
         return gather(segments, row_bytes, request, to, threads);
       },
       py::arg("segments"), py::arg("keys"), py::arg("source"), py::arg("row"), py::arg("out"),
-      py::arg("widen"), py::arg("threads"),
-      "Writes the rows that `locate` found to `out`, (n, bytes) uint8, as they are or (`widen`)\n"
-      "float16 as float32; zeros where the source is no segment. Returns which fail their CRC.");
+      py::arg("item"), py::arg("decode"), py::arg("threads"),
+      "Writes the rows that `locate` found to `out`, (n, bytes) uint8: as float32 (`decode`), or "
+      "as\n"
+      "a tail has them; zeros where the source is no segment. Returns which fail their CRC.\n"
+      "Items: 0 float32, 1 float16, 2 bfloat16, 3 int8.");
 }
 
 }  // namespace

@@ -25,8 +25,9 @@ Segment::Segment(const std::string& path, std::size_t n, std::size_t row_bytes,
                  SegmentLayout layout)
     : path_(path), n_(n), row_bytes_(row_bytes), layout_(layout) {
   const File file = File::open_for_reading(path);
-  const std::uint64_t need = std::max({layout.keys + n * kKeyBytes, layout.order + n * 8,
-                                       layout.crcs + n * 4, layout.rows + n * row_bytes});
+  const std::uint64_t need =
+      std::max({layout.keys + n * kKeyBytes, layout.order + n * 8, layout.crcs + n * 4,
+                layout.rows + n * row_bytes, layout.scales ? layout.scales + n * kScaleBytes : 0});
   if (file.size() < need) throw StoreError(EIO, "is shorter than its header says", path);
   map_ = Mapping(file, file.size());
   base_ = map_.data();
@@ -129,7 +130,9 @@ void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) 
 bool Segment::row_is_good(const std::uint8_t* key, std::uint64_t row) const {
   std::uint32_t stored;
   std::memcpy(&stored, base_ + layout_.crcs + row * 4, 4);
-  return crc32c(this->row(row), row_bytes_, crc32c(key, kKeyBytes)) == stored;
+  std::uint32_t crc = crc32c(key, kKeyBytes);
+  if (has_scales()) crc = crc32c(scale_at(row), kScaleBytes, crc);
+  return crc32c(this->row(row), row_bytes_, crc) == stored;
 }
 
 std::vector<std::int64_t> Segment::damaged_rows() const {
