@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "../store/crc32c.h"
+#include "../store/faults.h"
 #include "../store/seal.h"
 #include "../store/segment.h"
 #include "../store/segments.h"
@@ -103,6 +104,51 @@ std::size_t check_request(const Segments& segments, const Request& request, cons
             "rows must lie in their segment");
   }
   return row_bytes;
+}
+
+void bind_files(py::module_& m) {
+  m.def(
+      "replace_file",
+      [](const std::string& path, const std::string& hidden, const py::bytes& content) {
+        const std::string_view view(content);
+        const py::gil_scoped_release release;
+        replace_file(path, hidden, view.data(), view.size());
+      },
+      py::arg("path"), py::arg("hidden"), py::arg("content"),
+      "Writes `content` to `hidden`, which then takes the name `path`; all or nothing.");
+  m.def("make_folder", &make_folder, py::arg("path"), "Makes one folder, unless it is there.");
+  m.def("sync_folder_of", &sync_folder_of, py::arg("path"),
+        "Returns when the name of a file, or of a folder, is on the disk.");
+}
+
+// (kind, failed, path, what): the new name of a rename, the size of a cut, the bytes of an append.
+py::tuple as_tuple(const Operation& o) {
+  using Kind = Operation::Kind;
+  static constexpr const char* kNames[] = {"create", "append", "truncate",    "sync",
+                                           "rename", "remove", "make_folder", "sync_folder"};
+  py::object what = py::none();
+  if (o.kind == Kind::kRename) what = as_path(o.to);
+  if (o.kind == Kind::kTruncate) what = py::int_(o.size);
+  if (o.kind == Kind::kAppend) what = py::bytes(o.bytes);
+  return py::make_tuple(kNames[static_cast<int>(o.kind)], o.failed, as_path(o.path), what);
+}
+
+void bind_faults(py::module_& m) {
+  m.def("fail_from_operation", &fail_from_operation, py::arg("n"), py::arg("code"),
+        "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off.");
+  m.def("fail_operation", &fail_operation, py::arg("n"), py::arg("code"), py::arg("kept") = kHalf,
+        "Test seam: only the n-th disk operation from now fails; an append keeps `kept` bytes.");
+  m.def("operation_count", &operation_count, "Disk operations since the process began.");
+  m.def("record_operations", &record_operations, py::arg("on"),
+        "Test seam: begins a new record of all disk operations, or ends it.");
+  m.def(
+      "recorded_operations",
+      [] {
+        py::list all;
+        for (const Operation& o : recorded_operations()) all.append(as_tuple(o));
+        return all;
+      },
+      "(kind, failed, path, what) of every recorded operation.");
 }
 
 void bind_tail(py::module_& m) {
@@ -226,11 +272,10 @@ void bind_store(py::module_& m) {
         return crc32c(view.data(), view.size(), before);
       },
       py::arg("data"), py::arg("before") = 0, "CRC32C of bytes.");
-  m.def("fail_from_operation", &fail_from_operation, py::arg("n"), py::arg("code"),
-        "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off.");
-  m.def("operation_count", &operation_count, "Disk operations since the process began.");
   m.def("seal", &seal, py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"),
         py::arg("space"), py::arg("aside"), py::call_guard<py::gil_scoped_release>());
+  bind_files(m);
+  bind_faults(m);
   bind_tail(m);
   bind_segment(m);
   bind_segments(m);

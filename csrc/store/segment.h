@@ -51,7 +51,8 @@ class Segment {
   std::vector<std::int64_t> damaged_rows() const;
   // CRC32C of a byte range of the file.
   std::uint32_t crc_of(std::uint64_t offset, std::uint64_t size) const;
-  // Keys in the order the rows were written.
+  // Keys that `find` finds, in the order their rows were written; in a damaged `order` a row may be
+  // named by several keys, or by none.
   std::vector<std::uint8_t> keys_in_row_order() const;
 
   std::uint64_t offset(std::int64_t row) const;

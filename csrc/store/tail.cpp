@@ -107,6 +107,12 @@ void Tail::map_at_least(std::uint64_t size) {
   if (map_.size() < size) map_ = Mapping(file_, size);
 }
 
+// Maps every record looked at. Touching a mapped byte beyond the end of the file kills the process.
+void Tail::map_scanned() {
+  if (file_.size() < end_) throw StoreError(EIO, "is shorter than it was", path());
+  map_at_least(end_);
+}
+
 // Reads whole records from `scanned_` on. Bad ones at the very end are looked at again next time:
 // their writer may be in the middle of them.
 void Tail::scan() {
@@ -146,9 +152,7 @@ std::vector<std::int64_t> Tail::gather(const std::uint8_t* keys, const std::int6
                                        const std::int64_t* positions, std::size_t n,
                                        std::uint8_t* out) {
   std::lock_guard<std::mutex> guard(mutex_);
-  // Touching a mapped byte beyond the end of the file would kill the process.
-  if (file_.size() < end_) throw StoreError(EIO, "is shorter than it was", path());
-  map_at_least(end_);
+  map_scanned();
   std::vector<std::int64_t> damaged;
   for (std::size_t i = 0; i < n; ++i) {
     const std::uint8_t* r = record(rows[i]);
@@ -196,7 +200,7 @@ std::vector<std::int64_t> Tail::newest_records() {
   records.reserve(newest_.size());
   for (const auto& entry : newest_) records.push_back(entry.second);
   std::sort(records.begin(), records.end());
-  map_at_least(end_);
+  map_scanned();
   return records;
 }
 

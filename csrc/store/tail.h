@@ -67,6 +67,7 @@ class Tail {
   Tail(File file, std::size_t row_bytes);
   void scan();
   void map_at_least(std::uint64_t size);
+  void map_scanned();
   void remember(const std::uint8_t* keys, std::size_t n);
 
   File file_;
