@@ -2,7 +2,20 @@
 
 from pyfeat.store._feature_store import FeatureStore
 from pyfeat.store._items import Item, read_items, write_items
+from pyfeat.store._memo import Marks, Memo, joined, marks_of
 from pyfeat.store._verify import Damage, verify
 from pyfeat.store._view import View
 
-__all__ = ["Damage", "FeatureStore", "Item", "View", "read_items", "verify", "write_items"]
+__all__ = [
+    "Damage",
+    "FeatureStore",
+    "Item",
+    "Marks",
+    "Memo",
+    "View",
+    "joined",
+    "marks_of",
+    "read_items",
+    "verify",
+    "write_items",
+]

@@ -18,7 +18,7 @@ from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store import _sources as at
 from pyfeat.store._reader import Reader
-from pyfeat.store._sources import Located, Source, as_keys, locate
+from pyfeat.store._sources import Located, Sources, as_keys, locate
 from pyfeat.store._view import View
 from pyfeat.store._writer import Writer
 
@@ -117,7 +117,7 @@ class FeatureStore:
 
     # --- reading ---------------------------------------------------------------------------
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> Sources:
         return self._reader.sources(self._writer.tails())
 
     def __len__(self) -> int:

@@ -11,13 +11,33 @@ from numpy.typing import NDArray
 
 from pyfeat import _core
 from pyfeat._config import num_threads
-from pyfeat._core import Segment, Tail
+from pyfeat._core import Segment, SegmentIndex, Tail
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
 
 Source = Segment | Tail
 
 _KEY = np.dtype(f"V{KEY_BYTES}")
+
+
+class Sources(list[Source]):
+    """Files that rows lie in, newest first, tails before segments.
+
+    Parameters
+    ----------
+    tails : sequence of Tail
+    segments : sequence of Segment
+    index : SegmentIndex
+        Of those segments, in that order.
+    """
+
+    def __init__(
+        self, tails: Sequence[Tail], segments: Sequence[Segment], index: SegmentIndex
+    ) -> None:
+        super().__init__([*tails, *segments])
+        self.tails = list(tails)
+        self.segments = list(segments)
+        self.index = index
 
 
 @dataclass(frozen=True)
@@ -40,11 +60,11 @@ class Located:
         return self.source >= 0
 
 
-def locate(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
-    """Return the newest place of every key; `sources` are newest first, tails before segments."""
-    tails, segments = _by_kind(sources)
+def locate(sources: Sources, keys: NDArray[np.uint8]) -> Located:
+    """Return the newest place of every key."""
+    tails = sources.tails
     if not tails:
-        return Located(*_core.locate(segments, keys, num_threads()))
+        return Located(*sources.index.locate(keys, num_threads()))
     source = np.full(len(keys), -1, np.int64)
     row = np.full(len(keys), -1, np.int64)
     open_positions = np.arange(len(keys))
@@ -54,15 +74,15 @@ def locate(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
         source[open_positions[hit]] = number
         row[open_positions[hit]] = rows[hit]
         open_positions = open_positions[~hit]
-    if segments and len(open_positions):
-        numbers, rows = _core.locate(segments, keys[open_positions], num_threads())
+    if sources.segments and len(open_positions):
+        numbers, rows = sources.index.locate(keys[open_positions], num_threads())
         source[open_positions] = np.where(numbers < 0, -1, numbers + len(tails))
         row[open_positions] = rows
     return Located(source, row)
 
 
 def gather(
-    sources: Sequence[Source],
+    sources: Sources,
     keys: NDArray[np.uint8],
     located: Located,
     space: Space,
@@ -77,7 +97,7 @@ def gather(
     damaged : list of (position, source, row)
         Rows that fail their checksum.
     """
-    tails, segments = _by_kind(sources)
+    tails, segments = sources.tails, sources.segments
     rows = np.empty((len(keys), space.dim), space.dtype if dtype is None else dtype)
     damaged: list[tuple[int, Source, int]] = []
     if segments:
@@ -99,7 +119,7 @@ def gather(
     return rows, damaged
 
 
-def locate_all(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
+def locate_all(sources: Sources, keys: NDArray[np.uint8]) -> Located:
     """Return the newest place of every key.
 
     Raises
@@ -116,7 +136,7 @@ def locate_all(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
 
 
 def read_rows(
-    sources: Sequence[Source],
+    sources: Sources,
     keys: NDArray[np.uint8],
     located: Located,
     space: Space,
@@ -138,11 +158,6 @@ def read_rows(
 def damage(source: Source, row: int) -> str:
     """Return where a damaged row lies, as a sentence."""
     return f"{source.path}, byte {source.offset(row)}: the row fails its checksum"
-
-
-def _by_kind(sources: Sequence[Source]) -> tuple[list[Tail], list[Segment]]:
-    tails = [s for s in sources if isinstance(s, Tail)]
-    return tails, [s for s in sources if isinstance(s, Segment)]
 
 
 def as_keys(keys: Any) -> NDArray[np.uint8]:
