@@ -102,6 +102,11 @@ void File::sync() {
   if (::fsync(fd_) != 0) fail(errno, "cannot sync", path_);
 }
 
+void File::sync_data() {
+  operation("cannot sync", path_);
+  if (::fdatasync(fd_) != 0) fail(errno, "cannot sync", path_);
+}
+
 std::uint64_t File::size() const {
   struct stat s;
   if (::fstat(fd_, &s) != 0) fail(errno, "cannot stat", path_);

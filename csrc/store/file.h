@@ -37,6 +37,8 @@ class File {
   void append(const void* data, std::size_t size);
   void truncate(std::uint64_t size);
   void sync();
+  // As `sync`, without what is not needed to read the bytes: the time of the change.
+  void sync_data();
   std::uint64_t size() const;
   // Takes the writer's lock without waiting. False: somebody else holds it.
   bool try_lock();
