@@ -92,6 +92,10 @@ void File::append(const void* data, std::size_t size) {
   write_all(fd_, p, size, path_);
 }
 
+void File::reserve(std::uint64_t from, std::uint64_t size) {
+  (void)::fallocate(fd_, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(from), static_cast<off_t>(size));
+}
+
 void File::truncate(std::uint64_t size) {
   operation("cannot truncate", path_);
   if (::ftruncate(fd_, static_cast<off_t>(size)) != 0) fail(errno, "cannot truncate", path_);

@@ -11,6 +11,8 @@ namespace {
 
 // Records are made and written in pieces that stay in the second-level cache.
 constexpr std::size_t kBytesPerWrite = 256 << 10;
+constexpr std::uint64_t kReservedFrom = 1 << 20;
+constexpr std::uint64_t kReservedBytes = 4 << 20;
 
 TailHeader make_header(std::size_t row_bytes, const std::uint8_t* fingerprint) {
   TailHeader h{};
@@ -73,10 +75,11 @@ void Tail::append_some(const std::uint8_t* keys, const std::uint8_t* rows, std::
   for (std::size_t i = 0; i < n; ++i) {
     std::uint8_t* r = records_.data() + i * size;
     std::memcpy(r, keys + i * kKeyBytes, kKeyBytes);
-    std::memcpy(r + kKeyBytes, rows + i * row_bytes_, row_bytes_);
-    const std::uint32_t crc = crc32c(r, kKeyBytes + row_bytes_);
+    const std::uint32_t crc =
+        crc32c_copy(r + kKeyBytes, rows + i * row_bytes_, row_bytes_, crc32c(r, kKeyBytes));
     std::memcpy(r + kKeyBytes + row_bytes_, &crc, 4);
   }
+  reserve(n * size);
   try {
     file_.append(records_.data(), n * size);
   } catch (const StoreError&) {
@@ -88,6 +91,14 @@ void Tail::append_some(const std::uint8_t* keys, const std::uint8_t* rows, std::
     throw;
   }
   remember(keys, n);
+}
+
+// Has the file system find room for many records at once. A small tail needs none.
+void Tail::reserve(std::size_t bytes) {
+  if (end_ < kReservedFrom || end_ + bytes <= reserved_) return;
+  const std::uint64_t from = std::max(reserved_, end_);
+  reserved_ = end_ + bytes + kReservedBytes;
+  file_.reserve(from, reserved_ - from);
 }
 
 void Tail::remember(const std::uint8_t* keys, std::size_t n) {

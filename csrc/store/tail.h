@@ -64,12 +64,14 @@ class Tail {
   void scan();
   void map_at_least(std::uint64_t size);
   void append_some(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n);
+  void reserve(std::size_t bytes);
   void remember(const std::uint8_t* keys, std::size_t n);
 
   File file_;
   std::size_t row_bytes_;
-  std::uint64_t end_;    // bytes of header and whole records known to be written
-  bool broken_ = false;  // a failed sync or cut: what is on disk is not known
+  std::uint64_t end_;           // bytes of header and whole records known to be written
+  std::uint64_t reserved_ = 0;  // bytes of the file that the disk has room for
+  bool broken_ = false;         // a failed sync or cut: what is on disk is not known
   bool name_is_on_disk_ = false;
   Mapping map_;
   KeyTable table_;                     // of all records looked at
