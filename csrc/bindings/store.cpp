@@ -4,8 +4,10 @@
 
 #include "../store/crc32c.h"
 #include "../store/faults.h"
+#include "../store/file_stats.h"
 #include "../store/seal.h"
 #include "../store/segment.h"
+#include "../store/segment_index.h"
 #include "../store/segments.h"
 #include "../store/tail.h"
 #include "bindings.h"
@@ -196,7 +198,7 @@ void bind_tail(py::module_& m) {
 }
 
 void bind_segment(py::module_& m) {
-  py::class_<Segment>(m, "Segment", "A mapped, sealed segment.")
+  py::class_<Segment, std::shared_ptr<Segment>>(m, "Segment", "A mapped, sealed segment.")
       .def(py::init([](const std::string& path, std::size_t n, std::size_t row_bytes,
                        std::uint64_t keys, std::uint64_t order, std::uint64_t crcs,
                        std::uint64_t rows, std::uint64_t scales) {
@@ -213,21 +215,28 @@ void bind_segment(py::module_& m) {
 }
 
 void bind_segments(py::module_& m) {
-  m.def(
-      "locate",
-      [](const Segments& segments, const Bytes& keys, std::size_t threads) {
-        const std::size_t n = count_keys(keys);
-        Numbers source(static_cast<py::ssize_t>(n)), row(static_cast<py::ssize_t>(n));
-        std::int64_t *s = source.mutable_data(), *r = row.mutable_data();
-        const std::uint8_t* k = keys.data();
-        {
-          const py::gil_scoped_release release;
-          locate(segments, k, n, s, r, threads);
-        }
-        return py::make_tuple(source, row);
-      },
-      py::arg("segments"), py::arg("keys"), py::arg("threads"),
-      "(segment, row) of every key, int64: the first segment that holds it; -1 where none does.");
+  py::class_<SegmentIndex>(m, "SegmentIndex", "Look-ups in many segments, newest first.")
+      .def(py::init([](const std::vector<std::shared_ptr<Segment>>& segments) {
+             return std::make_unique<SegmentIndex>(
+                 std::vector<std::shared_ptr<const Segment>>(segments.begin(), segments.end()));
+           }),
+           py::arg("segments"))
+      .def(
+          "locate",
+          [](SegmentIndex& index, const Bytes& keys, std::size_t threads) {
+            const std::size_t n = count_keys(keys);
+            Numbers source(static_cast<py::ssize_t>(n)), row(static_cast<py::ssize_t>(n));
+            std::int64_t *s = source.mutable_data(), *r = row.mutable_data();
+            const std::uint8_t* k = keys.data();
+            {
+              const py::gil_scoped_release release;
+              index.locate(k, n, s, r, threads);
+            }
+            return py::make_tuple(source, row);
+          },
+          py::arg("keys"), py::arg("threads"),
+          "(segment, row) of every key, int64: the first segment that holds it; -1 where none "
+          "does.");
   m.def(
       "gather",
       [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,
@@ -246,6 +255,29 @@ void bind_segments(py::module_& m) {
       "as\n"
       "a tail has them; zeros where the source is no segment. Returns which fail their CRC.\n"
       "Items: 0 float32, 1 float16, 2 bfloat16, 3 int8.");
+}
+
+void bind_file_stats(py::module_& m) {
+  m.def(
+      "stat_files",
+      [](const py::bytes& names, std::size_t threads) {
+        const std::string_view all(names);
+        require(all.empty() || all.back() == '\0', "names must end in a zero byte each");
+        std::vector<const char*> paths;
+        for (std::size_t at = 0; at < all.size(); at = all.find('\0', at) + 1)
+          paths.push_back(all.data() + at);
+        std::vector<FileStat> stats;
+        {
+          const py::gil_scoped_release release;
+          stats = stat_files(paths, threads);
+        }
+        static_assert(sizeof(FileStat) == 16);
+        return Numbers({static_cast<py::ssize_t>(stats.size()), py::ssize_t{2}},
+                       reinterpret_cast<const std::int64_t*>(stats.data()));
+      },
+      py::arg("names"), py::arg("threads"),
+      "(size, mtime_ns) of files, (n, 2) int64, by names that end in a zero byte each; -1 for\n"
+      "what is no regular file.");
 }
 
 }  // namespace
@@ -279,6 +311,7 @@ void bind_store(py::module_& m) {
   bind_tail(m);
   bind_segment(m);
   bind_segments(m);
+  bind_file_stats(m);
 }
 
 }  // namespace pyfeat

@@ -57,6 +57,7 @@ class Segment {
 
   std::uint64_t offset(std::int64_t row) const;
   std::size_t size() const { return n_; }
+  const std::uint8_t* sorted_keys() const { return key_at(0); }
   // Of a row in its tensor: without the scale.
   std::size_t row_bytes() const { return row_bytes_; }
   const std::string& path() const { return path_; }

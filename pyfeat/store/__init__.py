@@ -3,6 +3,7 @@
 from pyfeat.store._encoding import as_kept
 from pyfeat.store._feature_store import FeatureStore
 from pyfeat.store._items import Item, read_items, write_items
+from pyfeat.store._memo import Marks, Memo, joined, marks_of
 from pyfeat.store._verify import Damage, verify
 from pyfeat.store._view import View
 
@@ -10,8 +11,12 @@ __all__ = [
     "Damage",
     "FeatureStore",
     "Item",
+    "Marks",
+    "Memo",
     "View",
     "as_kept",
+    "joined",
+    "marks_of",
     "read_items",
     "verify",
     "write_items",

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from pyfeat._identity import Space
 from pyfeat.errors import StoreWarning
 from pyfeat.store import _sources as at
-from pyfeat.store._sources import Located, Source, as_keys, locate
+from pyfeat.store._sources import Located, Sources, as_keys, locate
 from pyfeat.store._view import View
 
 Keys = NDArray[np.uint8] | Sequence[bytes]
@@ -25,7 +25,7 @@ class Reading(ABC):
     space: Space
 
     @abstractmethod
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> Sources:
         """Return where rows lie now, newest first. The lock is held only for that long."""
 
     def __len__(self) -> int:
