@@ -137,9 +137,11 @@ py::tuple as_tuple(const Operation& o) {
 
 void bind_faults(py::module_& m) {
   m.def("fail_from_operation", &fail_from_operation, py::arg("n"), py::arg("code"),
-        "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off.");
+        py::arg("kept") = kHalf,
+        "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off. An "
+        "append that fails keeps `kept` bytes, by default half.");
   m.def("fail_operation", &fail_operation, py::arg("n"), py::arg("code"), py::arg("kept") = kHalf,
-        "Test seam: only the n-th disk operation from now fails; an append keeps `kept` bytes.");
+        "Test seam: only the n-th disk operation from now fails.");
   m.def("operation_count", &operation_count, "Disk operations since the process began.");
   m.def("record_operations", &record_operations, py::arg("on"),
         "Test seam: begins a new record of all disk operations, or ends it.");
@@ -192,6 +194,7 @@ void bind_tail(py::module_& m) {
       .def("sync_folder", [](const Tail& t) { sync_folder_of(t.path()); })
       .def("version", &Tail::version)
       .def("damaged_offsets", &Tail::damaged_offsets)
+      .def("read_again", &Tail::read_again, py::call_guard<py::gil_scoped_release>())
       .def("keys", [](Tail& t) { return as_keys(t.keys()); })
       .def("offset", &Tail::offset, py::arg("row"))
       .def_property_readonly("path", [](const Tail& t) { return as_path(t.path()); });

@@ -29,7 +29,9 @@ void set_fault(std::uint64_t n, bool lasting, int code, std::uint64_t kept) {
 
 }  // namespace
 
-void fail_from_operation(std::uint64_t n, int code) { set_fault(n, true, code, kHalf); }
+void fail_from_operation(std::uint64_t n, int code, std::uint64_t kept) {
+  set_fault(n, true, code, kept);
+}
 
 void fail_operation(std::uint64_t n, int code, std::uint64_t kept) {
   set_fault(n, false, code, kept);

@@ -13,9 +13,10 @@ namespace pyfeat::store {
 // Of an append that fails: half of its bytes are written before.
 constexpr std::uint64_t kHalf = ~std::uint64_t{0};
 
-// The n-th operation from now fails with `code`, and so does every one after it. n = 0: none does.
-void fail_from_operation(std::uint64_t n, int code);
-// Only the n-th operation from now fails; an append after writing its first `kept` bytes.
+// The n-th operation from now fails with `code`, an append after writing its first `kept` bytes, and
+// so does every one after it. n = 0: none does.
+void fail_from_operation(std::uint64_t n, int code, std::uint64_t kept);
+// Only the n-th operation from now fails.
 void fail_operation(std::uint64_t n, int code, std::uint64_t kept);
 // Operations since the process began.
 std::uint64_t operation_count();

@@ -13,10 +13,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyfeat._identity import Space, canonical_json
+from pyfeat._identity import KEY_BYTES, Space, canonical_json
 from pyfeat._model_file import replace_file
 from pyfeat.errors import StoreWarning
-from pyfeat.store._layout import ITEMS, create_space, create_store, files, new_id, space_folder
+from pyfeat.store._layout import (
+    ITEMS,
+    as_store_error,
+    create_space,
+    create_store,
+    files,
+    new_id,
+    space_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,9 @@ def write_items(path: str | os.PathLike[str], space: Space, items: Iterable[Item
         )
         for i in fresh
     )
-    replace_file(folder / f"{new_id()}{ITEMS}", ("\n".join(lines) + "\n").encode())
+    content = ("\n".join(lines) + "\n").encode()
+    with as_store_error("write the list of inputs", folder):
+        replace_file(folder / f"{new_id()}{ITEMS}", content)
     return len(fresh)
 
 
@@ -90,7 +100,15 @@ def parse_items(file: Path) -> Iterator[tuple[int, Item | None]]:
             value = json.loads(line)
             key = bytes.fromhex(value["key"]) if "key" in value else None
             item = Item(value["name"], key, value.get("reason"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             yield number, None
         else:
-            yield number, item if (key is None) == (item.reason is not None) else None
+            yield number, item if _is_whole(item) else None
+
+
+def _is_whole(item: Item) -> bool:
+    if not isinstance(item.name, str):
+        return False
+    if item.key is None:
+        return isinstance(item.reason, str)
+    return item.reason is None and len(item.key) == KEY_BYTES

@@ -71,6 +71,8 @@ class Reader:
         try:
             return open_segment(path, self._space)
         except StoreError as error:
+            if error.errno == errno.ENOENT:  # removed just now
+                return None
             self._damaged.add(path.name)
             warnings.warn(f"a segment is left out: {error}", StoreWarning, stacklevel=5)
             return None

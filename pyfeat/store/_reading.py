@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ Keys = NDArray[np.uint8] | Sequence[bytes]
 class Reading(ABC):
     """The reading half of `FeatureStore`, over the files that `_sources` names."""
 
+    path: Path
     space: Space
 
     @abstractmethod
@@ -132,11 +134,21 @@ class Reading(ABC):
         Raises
         ------
         KeyError
-            If a key has no row.
+            If a given key has no row.
+
+        Warns
+        -----
+        StoreWarning
+            If keys are listed and cannot be found, because a table of a segment is damaged.
         """
+        given = keys is not None
         keys = self.keys() if keys is None else as_keys(keys)
         sources = self._sources()
-        located = at.locate_all(sources, keys)
+        located = at.locate_all(sources, keys) if given else locate(sources, keys)
+        if not (there := located.found).all():
+            message = f"{self.path}: {int((~there).sum())} keys of damaged tables are left out"
+            warnings.warn(f"{message}; verify names the tables", StoreWarning, stacklevel=2)
+            keys, located = keys[there], Located(located.source[there], located.row[there])
 
         def read(positions: NDArray[np.int64]) -> NDArray[Any]:
             where = Located(located.source[positions], located.row[positions])
