@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyfeat._config import num_threads
 from pyfeat.errors import InputError
-from pyfeat.extract._inputs import Input, key_of
+from pyfeat.extract._inputs import Input, content_of, key_of
 from pyfeat.extract._readers import Reader
 
 # Bytes of finished tensors from which on no more are made ahead: hours of sound are long.
@@ -83,7 +83,7 @@ class Preparer:
         """Return one input as far as it needs to go. Never raises for a bad input."""
         key = None
         try:
-            content = self._reader.content(item.value, item.name)
+            content = content_of(self._reader, item)
             if self._is_stored is not None:
                 key = key_of(content)
                 if not self._claim(key):
