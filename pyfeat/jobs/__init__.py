@@ -5,6 +5,7 @@ from pyfeat.jobs._collect_texts import Collected, collect_inputs, collect_texts,
 from pyfeat.jobs._extract import ExtractSummary, Quarantined, extract
 from pyfeat.jobs._fit import FitSummary, choose_space, fit
 from pyfeat.jobs._index import Neighbour, build_index, search_index
+from pyfeat.jobs._options import JobOptions
 from pyfeat.jobs._predict import Prediction, PredictSummary, predict
 from pyfeat.jobs._quickstart import QuickstartReport, quickstart
 
@@ -12,6 +13,7 @@ __all__ = [
     "Collected",
     "ExtractSummary",
     "FitSummary",
+    "JobOptions",
     "Neighbour",
     "Paths",
     "PredictSummary",

@@ -8,14 +8,18 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from pyfeat.backbones import Fidelity
 from pyfeat.extract import FeatureExtractor, Input, RunOptions, engine_of, progress_of, run
 from pyfeat.jobs._collect_texts import Collected, collect_inputs
+from pyfeat.jobs._options import JobOptions, check_options
 from pyfeat.store import FeatureStore, Item, write_items
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Collected
 
@@ -94,10 +98,8 @@ def extract(
     store: str | os.PathLike[str],
     backbone: str | nn.Module | FeatureExtractor = "efficientnet_lite0",
     *,
-    decode: str | None = None,
-    column: str | None = None,
-    fidelity: bool = False,
     progress: bool | Callable[[int, int], None] = False,
+    **options: Unpack[JobOptions],
 ) -> ExtractSummary:
     """Put a row for every input into a store; run it again to go on where it stopped.
 
@@ -111,15 +113,11 @@ def extract(
     backbone : str, Module or FeatureExtractor, default="efficientnet_lite0"
         What computes the rows; an extractor brings its layers, engine, dtype, batch size and so on
         (its own store and `on_error` are not used).
-    decode : {"exact", "fast"}, optional
-        How files become pixels (see `FeatureExtractor`); by default as the extractor says, else
-        "exact".
-    column : str, optional
-        Column of a list that holds the paths, or the texts.
-    fidelity : bool, default=False
-        Whether to measure how true the engine is, on a sample of the inputs, where no choice did.
     progress : bool or callable, default=False
         True shows a bar on stderr; a callable gets (done, total).
+    **options : JobOptions
+        decode, column, fidelity, shard, rehash, retry_failed, log_json, tensorboard, runner,
+        workers, address: see `JobOptions`.
 
     Returns
     -------
@@ -127,8 +125,10 @@ def extract(
 
     Raises
     ------
+    TypeError
+        If there is no option of a name.
     ValueError
-        If the inputs name nothing or none of a sample can be read, or `decode` is another mode.
+        If the inputs name nothing, none of a sample can be read, or an option is not as described.
     BackendError
         If the engine cannot run, or none is true enough.
     StoreError
@@ -139,12 +139,15 @@ def extract(
     >>> from pyfeat import jobs
     >>> summary = jobs.extract("photos/", "feats/", "resnet50")  # doctest: +SKIP
     """
+    job = check_options(options)
+    if job.runner == "ray":
+        raise NotImplementedError("runner must be 'local': 'ray' is not there yet")
     extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
-    if decode is not None:
+    if job.decode is not None:
         settings = extractor.get_params(deep=False)
-        extractor = FeatureExtractor(**{**settings, "decode": decode})
-    found = collect_inputs(inputs, extractor.modality, column)
-    return extract_items(found, store, extractor, progress, fidelity=fidelity)[0]
+        extractor = FeatureExtractor(**{**settings, "decode": job.decode})
+    found = collect_inputs(inputs, extractor.modality, job.column)
+    return extract_items(found, store, extractor, progress, fidelity=job.fidelity)[0]
 
 
 def extract_items(

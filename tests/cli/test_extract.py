@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyfeat.backbones import load_backbone
-from pyfeat.cli._data import layers_of
+from pyfeat.cli._extract import layers_of
 from pyfeat.extract import _choice
 from pyfeat.store import FeatureStore
 
