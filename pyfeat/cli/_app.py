@@ -31,8 +31,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Column = Annotated[
     str | None,
     typer.Option(
-        help="Column of a table that holds the paths, the files or the texts; of a tar archive what "
-        "follows the stem of its members, like jpg."
+        help="Column of a table that holds the paths, the files or the texts; of a tar archive "
+        "what follows the stem of its members, like jpg."
     ),
 ]
 WeightsOption = Annotated[

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from pyfeat.jobs._collected import Files, Part
 from pyfeat.jobs._inputs_dataset import is_dataset, parts_of_dataset
-from pyfeat.jobs._inputs_remote import as_place, found_at, is_glob, is_url, suffix_of
+from pyfeat.jobs._inputs_remote import (
+    as_place,
+    filesystem_of,
+    found_at,
+    is_glob,
+    is_url,
+    listing,
+    suffix_of,
+)
 from pyfeat.jobs._inputs_table import is_table, parts_of_list, parts_of_table
 from pyfeat.jobs._inputs_tar import is_tar, members_of
 
@@ -178,7 +186,8 @@ class _Finder:
         """Find what one item stands for."""
         place = as_place(item)
         if is_url(place):
-            self._add_address(place)
+            with listing(place):
+                self._add_address(place)
         elif Path(place).is_dir():
             self._add_folder(Path(place), named=item)
         elif os.path.lexists(place):
@@ -221,7 +230,8 @@ class _Finder:
             for word in words:
                 self._add_address(word)
         elif not is_glob(url) and (_is_source(url) or suffix_of(url) in self._suffixes):
-            self._add_file(url)  # what is not there is named by the job
+            filesystem_of(url)  # a package that is missing is told at once
+            self._add_file(url)  # a file that is missing is named by the job
         else:
             places, was_glob = found_at(url, self._suffixes)
             if not was_glob:
@@ -242,6 +252,8 @@ class _Finder:
             parts = parts_of_table(place, self._modality, self._column)
         else:
             parts = parts_of_dataset(Path(place), self._modality, self._column)
+        if not parts:
+            self.hint = f": the table {place} has no rows"
         self._parts += parts
 
     def _is_wanted(self, member: str) -> bool:

@@ -135,6 +135,25 @@ def reading(place: str) -> Iterator[None]:
         raise InputError(place, f"it cannot be read: {said}") from error
 
 
+@contextmanager
+def listing(url: str) -> Iterator[None]:
+    """Name the address that cannot be listed in the block.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"inputs must exist, got {url!r}: no such file or folder") from None
+    except OSError as error:
+        raise OSError(f"{url} cannot be read: {error.strerror or error}") from error
+
+
 def _fetched(url: str, start: int = 0, size: int | None = None) -> bytes:
     system, path = filesystem_of(url)
     if size is None:
@@ -157,16 +176,32 @@ def tried(do: Callable[[], T]) -> T:
     for pause in (*PAUSES, None):
         try:
             return do()
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+        except (_GaveUp, PermissionError, IsADirectoryError, NotADirectoryError):
             raise
-        except _network_errors() as error:
+        except _network_errors() as caught:
+            if (error := _at_fault(caught)) is None:
+                raise
             said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             if (status := getattr(error, "status", None)) and status < 500 and status != 429:
-                raise OSError(f"the server says {status} ({said})") from error
+                raise _GaveUp(f"the server says {status} ({said})") from error
             if pause is None:
-                raise OSError(f"tried {len(PAUSES) + 1} times, {said}") from error
+                raise _GaveUp(f"tried {len(PAUSES) + 1} times, {said}") from error
             time.sleep(pause)
     raise OSError("it was not tried")
+
+
+class _GaveUp(OSError):
+    """It was tried often enough."""
+
+
+def _at_fault(error: BaseException) -> BaseException | None:
+    """Return the error of the network; None for a file that is not there."""
+    if not isinstance(error, FileNotFoundError):
+        return error
+    # fsspec calls a web server that does not answer a file that is not there, too.
+    cause = error.__cause__
+    of_web = isinstance(cause, asyncio.TimeoutError) or type(cause).__module__.startswith("aiohttp")
+    return cause if of_web and getattr(cause, "status", None) not in (404, 410) else None
 
 
 def _network_errors() -> tuple[type[BaseException], ...]:
@@ -237,6 +272,8 @@ def found_at(url: str, suffixes: frozenset[str]) -> tuple[list[str], bool]:
     Raises
     ------
     ValueError
+        If a glob matches nothing.
+    FileNotFoundError
         If there is nothing.
     OSError
         If the network fails.
@@ -247,10 +284,7 @@ def found_at(url: str, suffixes: frozenset[str]) -> tuple[list[str], bool]:
         if not matches:
             raise ValueError(f"inputs must match something, got the glob {url!r}: no match")
         return [_address(url, match) for match in matches], True
-    try:
-        about = tried(lambda: system.info(path))
-    except FileNotFoundError:
-        raise ValueError(f"inputs must exist, got {url!r}: no such file or folder") from None
+    about = tried(lambda: system.info(path))
     page = about.get("mimetype") == "text/html"  # what a web server shows of a folder
     if about.get("type") != "directory" and not page:
         return [url], False

@@ -49,6 +49,8 @@ def parts_of_columns(
 ) -> list[Part]:
     """Return the inputs that files of equal columns hold, numbered from the first to the last.
 
+    A file without rows has none, whatever its columns.
+
     Raises
     ------
     ValueError
@@ -71,8 +73,6 @@ def parts_of_columns(
         if columns.damage:
             parts.append(Lost(place, columns.damage))
         n_rows += columns.n_rows
-    if not parts:
-        raise ValueError(f"inputs must not be empty, got the table {title!r}")
     return parts
 
 

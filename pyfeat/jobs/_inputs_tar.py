@@ -31,6 +31,7 @@ _COMPRESSED: dict[str, Callable[[Any], Any]] = {
     ".tar.xz": lzma.open,
     ".txz": lzma.open,
 }
+_tarfile: Any = tarfile  # some of its names are not in the stubs
 TAR_SUFFIXES = (".tar", *_COMPRESSED)
 _STEP = 2**20  # bytes of one block
 
@@ -171,7 +172,8 @@ class _Listing:
     def run(self, file: Any) -> str:
         """Take all members; return why there may be more, or nothing."""
         try:
-            archive = tarfile.TarFile(fileobj=file, errorlevel=0)
+            # Not by `next`, which takes a damaged header for the end.
+            archive: Any = tarfile.TarFile(fileobj=file)
             info = archive.firstmember
             while info is not None:
                 self._take(info)
@@ -183,9 +185,9 @@ class _Listing:
                     if not file.read(1):
                         return f"it is cut off in its member {info.name}"
                 info = tarfile.TarInfo.fromtarfile(archive)
-        except tarfile.EOFHeaderError:
+        except _tarfile.EOFHeaderError:
             return ""
-        except tarfile.EmptyHeaderError:
+        except _tarfile.EmptyHeaderError:
             return "it has no mark at its end: members may be missing"
         except tarfile.TarError as error:
             return f"it is cut off or damaged: {error}"
@@ -255,6 +257,10 @@ class _Forwards(io.RawIOBase):
             pass
         return self._at
 
+    def read1(self, size: int) -> bytes:
+        """Return bytes, at most so many."""
+        return self.read(size)
+
     def read(self, size: int = -1) -> bytes:
         """Return so many bytes, or what is left."""
         parts = []
@@ -268,9 +274,26 @@ class _Forwards(io.RawIOBase):
 def _stream(place: str, stamp: int) -> Forward:
     def open_at(_start: int) -> Iterator[Block]:
         at = 0
-        with _decompressed(place, True) as file, damaged("its archive"):
-            while content := bytes(file.read(_STEP)):
+        with _decompressed(place, True) as file:
+            for content in _pieces(file):
                 yield Block(at, at + len(content), len(content), content)
                 at += len(content)
 
     return shared((place, stamp), lambda: Forward(open_at, lambda _start: 0, place))
+
+
+def _pieces(file: Any) -> Iterator[bytes]:
+    """Yield 1 MiB at a time; of damaged data also what lies before the damage."""
+    while True:
+        piece = bytearray()
+        try:
+            with damaged("its archive"):
+                while len(piece) < _STEP and (more := file.read1(_STEP - len(piece))):
+                    piece += more
+        except Damaged:
+            if piece:
+                yield bytes(piece)
+            raise
+        if not piece:
+            return
+        yield bytes(piece)
