@@ -139,7 +139,7 @@ def members_of(place: str, wanted: Callable[[str], bool]) -> tuple[list[Part], l
 def _listed(
     place: str, wanted: Callable[[str], bool], forward: bool
 ) -> tuple[list[Part], list[str]]:
-    listing = _Listing(wanted)
+    listing = _Listing(wanted, not path_of(place).lower().endswith(".tar"))
     try:
         with _decompressed(place, forward) as file, damaged("it"):
             reason = listing.run(file)
@@ -160,8 +160,9 @@ def _listed(
 class _Listing:
     """The members of one archive as their headers go by."""
 
-    def __init__(self, wanted: Callable[[str], bool]) -> None:
+    def __init__(self, wanted: Callable[[str], bool], compressed: bool) -> None:
         self._wanted = wanted
+        self._compressed = compressed
         self._links: list[tuple[str, str]] = []
         self._taken: set[str] = set()
         self.names: list[str] = []
@@ -186,11 +187,17 @@ class _Listing:
                         return f"it is cut off in its member {info.name}"
                 info = tarfile.TarInfo.fromtarfile(archive)
         except _tarfile.EOFHeaderError:
-            return ""
+            return self._end(file)
         except _tarfile.EmptyHeaderError:
             return "it has no mark at its end: members may be missing"
         except tarfile.TarError as error:
             return f"it is cut off or damaged: {error}"
+        return self._end(file)
+
+    def _end(self, file: Any) -> str:
+        """Read on to the checksum behind compressed data, which raises if it is not theirs."""
+        while self._compressed and file.read(_STEP):
+            pass
         return ""
 
     def _take(self, info: tarfile.TarInfo) -> None:
