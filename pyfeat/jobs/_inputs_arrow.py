@@ -243,12 +243,14 @@ class _Groups:
 
     def blocks(self, start: int) -> Iterator[Block]:
         """Yield rows from the group that holds the first one wanted."""
-        at, group = self.entry(start), self._group(start)
+        at, first = self.entry(start), self._group(start)
         with _parquet(self._place) as file, damaged("its table"):
-            groups = range(group, len(self._starts) - 1)
-            for batch in file.iter_batches(self._rows, row_groups=groups, columns=[self._column]):
-                yield Block(at, at + len(batch), batch.nbytes, batch.column(0))
-                at += len(batch)
+            for group in range(first, len(self._starts) - 1):
+                # One by one: a batch over two of them would be lost with the second.
+                how = {"row_groups": [group], "columns": [self._column]}
+                for batch in file.iter_batches(self._rows, **how):
+                    yield Block(at, at + len(batch), batch.nbytes, batch.column(0))
+                    at += len(batch)
 
 
 def _remote_blocks(place: str, column: str) -> Iterator[Block]:
