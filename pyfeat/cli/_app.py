@@ -127,7 +127,7 @@ def _group(path: tuple[str, ...]) -> typer.Typer:
     (name,) = path
     if name not in _groups:
         helps = {
-            "store": "Look into a store.",
+            "store": "Look into a store, and look after it.",
             "index": "Search for the images nearest to others.",
             "backbones": "List the backbones that `--backbone` takes, or look into one. "
             "`pyfeat backbones PATTERN` is `pyfeat backbones list PATTERN`.",
@@ -201,7 +201,7 @@ def main() -> None:
     # The threads that decode and those of the backbone share the cores: a thread that waits for
     # the others of its team must not burn the core they need. torch reads this once, when it loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pyfeat.cli import _data, _model, _tools  # noqa: F401  they register their commands
+    from pyfeat.cli import _data, _model, _store, _tools  # noqa: F401  they register their commands
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
