@@ -20,6 +20,7 @@ from pyfeat.jobs._report import Report, listeners_of, reporting
 from pyfeat.jobs._share import chosen_inputs
 from pyfeat.jobs._stop import Stop, stoppable
 from pyfeat.jobs._summary import ExtractSummary, JobInterrupted
+from pyfeat.jobs._workers import Workers, devices_of
 from pyfeat.store import FeatureStore, Item, ItemLog
 
 Progress = bool | Callable[[int, int], None]
@@ -104,6 +105,9 @@ def _do(
 
 def _outcomes(job: Job) -> Generator[Outcome, None, None]:
     """Return what becomes of every input, by whoever does the work."""
+    devices = devices_of(job.extractor.device, job.options.devices, job.options.workers)
+    if devices:
+        return Workers(job, devices).outcomes()
     return run(job.inputs, job.backbone, job.store, job.run_options, job.times)
 
 
