@@ -5,6 +5,7 @@ from pyfeat.extract._feature_extractor import FeatureExtractor
 from pyfeat.extract._inputs import Input, Readable
 from pyfeat.extract._progress import progress_of
 from pyfeat.extract._run import Outcome, RunOptions, row_space, run
+from pyfeat.extract._times import Times
 
 __all__ = [
     "FeatureExtractor",
@@ -12,6 +13,7 @@ __all__ = [
     "Outcome",
     "Readable",
     "RunOptions",
+    "Times",
     "engine_of",
     "progress_of",
     "row_space",
