@@ -290,17 +290,35 @@ def _is_source(place: str) -> bool:
 def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[str]:
     """Yield files by suffix, and what cannot be looked into; links to folders are followed once."""
     unreadable: list[str] = []
-    seen = {os.path.realpath(folder)}
-    walk = os.walk(folder, onerror=lambda e: unreadable.append(str(e.filename)), followlinks=True)
-    for parent, folders, names in walk:
-        fresh = []
-        for name in sorted(folders, key=lambda n: (os.path.islink(f"{parent}/{n}"), n)):  # noqa: PTH114
-            real = os.path.realpath(f"{parent}/{name}")
-            if real not in seen:
-                seen.add(real)
-                fresh.append(name)
-        folders[:] = sorted(fresh)
-        for name in sorted([*names, *folders]):
-            if Path(name).suffix.lower() in suffixes:
-                yield str(Path(parent, name))
+    top = os.path.realpath(folder)
+    seen = {top}
+    left = [(str(folder), top)]  # folders to come, the next one last, and where they really are
+    while left:
+        parent, real = left.pop()
+        try:
+            with os.scandir(parent) as entries:
+                kinds = [(entry.is_dir(), entry.name, entry) for entry in entries]
+        except OSError:
+            unreadable.append(parent)
+            continue
+        inside = [entry for is_folder, _, entry in kinds if is_folder]
+        fresh = _fresh(inside, real, seen)
+        names = [name for is_folder, name, _ in kinds if not is_folder]
+        root = parent.rstrip("/") + "/"
+        for name in sorted([*names, *fresh]):
+            dot = name.rfind(".")
+            if dot > 0 and name[dot:].lower() in suffixes:
+                yield root + name
+        left += [(root + name, fresh[name]) for name in sorted(fresh, reverse=True)]
     yield from unreadable
+
+
+def _fresh(folders: list[os.DirEntry[str]], real: str, seen: set[str]) -> dict[str, str]:
+    """Return where folders really are that were not seen before, by name; of one its link last."""
+    fresh: dict[str, str] = {}
+    for entry in sorted(folders, key=lambda e: (e.is_symlink(), e.name)):
+        place = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+        if place not in seen:
+            seen.add(place)
+            fresh[entry.name] = place
+    return fresh
