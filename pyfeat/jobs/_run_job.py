@@ -76,7 +76,7 @@ def run_job(
         now = time.perf_counter()
         summary = _summary(job, account, measured, (now - began, now - running))
         end = "end" if stop.signal is None else "interrupted"
-        report.tell(end, {**report.state(), **summary.to_dict()})
+        report.tell(end, {**summary.to_dict(), **report.state()})
     if stop.signal is not None:
         raise JobInterrupted(summary, stop.signal)
     return summary
