@@ -15,7 +15,8 @@ from torch import nn
 from pyfeat.backbones import Fidelity
 from pyfeat.extract import FeatureExtractor, Input, RunOptions, engine_of, progress_of, run
 from pyfeat.jobs._collect_texts import Collected, collect_inputs
-from pyfeat.jobs._options import JobOptions, check_options
+from pyfeat.jobs._options import JobOptions, Options, check_options
+from pyfeat.jobs._ray import run_on_ray
 from pyfeat.store import FeatureStore, Item, write_items
 
 if TYPE_CHECKING:
@@ -140,14 +141,12 @@ def extract(
     >>> summary = jobs.extract("photos/", "feats/", "resnet50")  # doctest: +SKIP
     """
     job = check_options(options)
-    if job.runner == "ray":
-        raise NotImplementedError("runner must be 'local': 'ray' is not there yet")
     extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
     if job.decode is not None:
         settings = extractor.get_params(deep=False)
         extractor = FeatureExtractor(**{**settings, "decode": job.decode})
     found = collect_inputs(inputs, extractor.modality, job.column)
-    return extract_items(found, store, extractor, progress, fidelity=job.fidelity)[0]
+    return extract_items(found, store, extractor, progress, job)[0]
 
 
 def extract_items(
@@ -155,8 +154,7 @@ def extract_items(
     store: str | os.PathLike[str],
     extractor: FeatureExtractor,
     progress: bool | Callable[[int, int], None],
-    *,
-    fidelity: bool = False,
+    job: Options = Options(),  # noqa: B008  it is frozen
 ) -> tuple[ExtractSummary, list[Item]]:
     """Do the work of `extract`; return what became of every input too, in their order."""
     began = time.perf_counter()
@@ -165,7 +163,7 @@ def extract_items(
     extractor = FeatureExtractor(**{**settings, "store": store})
     values = [item.value for item in inputs]
     loaded = extractor.get_backbone(values)
-    measured = extractor.measure_fidelity(values) if fidelity else extractor.fidelity_
+    measured = extractor.measure_fidelity(values) if job.fidelity else extractor.fidelity_
     space = extractor.space_
     options = RunOptions(
         extractor.batch_size, extractor.deterministic, extractor.dtype, extractor.decode
@@ -174,7 +172,11 @@ def extract_items(
     counts = {"computed": 0, "stored": 0, "bad": 0, "cut": 0}
     running = time.perf_counter()
     with FeatureStore(store, space) as open_store:
-        outcomes = run(inputs, loaded, open_store, options)
+        if job.runner == "ray":
+            who = {"workers": job.workers, "address": job.address}
+            outcomes = run_on_ray(inputs, extractor, loaded, open_store, options, **who)
+        else:
+            outcomes = run(inputs, loaded, open_store, options)
         try:
             with progress_of(progress, len(inputs)) as advance, closing(outcomes):
                 for o in outcomes:
