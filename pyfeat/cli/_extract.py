@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +24,9 @@ from pyfeat.cli._app import (
     usage,
 )
 from pyfeat.cli._text import extraction_text
+
+if TYPE_CHECKING:
+    from pyfeat.jobs import JobInterrupted
 
 
 @command("extract")
@@ -99,8 +104,11 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     With --engine auto or --precision auto, the engines are measured on a sample of the inputs.
     """
     from pyfeat.extract import FeatureExtractor
-    from pyfeat.jobs import JobOptions, extract
+    from pyfeat.jobs import JobInterrupted, JobOptions, extract
     from pyfeat.jobs._options import check_options
+    from pyfeat.jobs._stop import second_signal_ends_process
+
+    second_signal_ends_process()
 
     if engine == "ray":  # what the runner was called at first
         engine, runner = "torch", "ray"
@@ -138,12 +146,29 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
         modality = extractor.modality
     found = inputs_of(inputs, modality, column)
     progress = shows_progress(json_out)
-    summary = extract(found, store, extractor, progress=progress, **options)
+    try:
+        summary = extract(found, store, extractor, progress=progress, **options)
+    except JobInterrupted as stopped:
+        return _interrupted(stopped, json_out)
     if json_out:
         print_json(summary.to_dict())
     else:
         typer.echo(extraction_text(summary, report=fidelity))
     return QUARANTINED if summary.quarantined else OK
+
+
+def _interrupted(stopped: JobInterrupted, json_out: bool) -> int:
+    """Say what is safe, and how to go on; return 130 for Ctrl-C and 143 for SIGTERM."""
+    s = stopped.summary
+    again = shlex.join(["pyfeat", *sys.argv[1:]])
+    typer.echo(
+        f"pyfeat: interrupted: {s.total:,} of {s.total + s.left:,} inputs are done and safe in "
+        f"{s.store}; go on with: {again}",
+        err=True,
+    )
+    if json_out:
+        print_json(s.to_dict())
+    return 128 + stopped.signal
 
 
 def layers_of(text: str) -> str | int | tuple[str | int, ...]:

@@ -74,7 +74,7 @@ class Options:
 
 
 # What may be asked for and is not there yet.
-_PLANNED = ("shard", "rehash", "retry_failed", "log_json", "tensorboard")
+_PLANNED = ("rehash",)
 
 
 def check_options(options: JobOptions | dict[str, Any]) -> Options:

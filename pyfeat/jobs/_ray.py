@@ -11,53 +11,34 @@ import secrets
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pyfeat._identity import Space
 from pyfeat._model_file import replace_file
-from pyfeat.backbones import Backbone
-from pyfeat.extract import FeatureExtractor, Input, Outcome, RunOptions, engine_of
+from pyfeat.extract import Input, Outcome, RunOptions, engine_of
+from pyfeat.jobs._job import Job
 from pyfeat.jobs._ray_cluster import Places, cluster, places_of
 from pyfeat.jobs._ray_worker import Ledger, Report, Work, Worker, as_piece
 from pyfeat.store import FeatureStore
 
 # Batches in a piece of work: their account comes at once, at its end.
-_BATCHES = 16
+_BATCHES = 8
 _PIECES = 8  # for each worker at least, where there are few inputs: all end at about one time
 # Inputs whose names and values lie in the memory of the cluster at a time.
 _WAVE = 2**20
 
 
-def run_on_ray(
-    inputs: Sequence[Input],
-    extractor: FeatureExtractor,
-    backbone: Backbone,
-    store: FeatureStore,
-    options: RunOptions,
-    *,
-    workers: int | None = None,
-    address: str | None = None,
-) -> Generator[Outcome, None, None]:
+def run_on_ray(job: Job) -> Generator[Outcome, None, None]:
     """Yield what becomes of every input, as `pyfeat.extract.run` does, from workers of a cluster.
 
     Parameters
     ----------
-    inputs : sequence of Input
-        Their values must pickle.
-    extractor : FeatureExtractor
-        Must pickle.
-    backbone : Backbone
-        That of the extractor, on the engine that was chosen.
-    store : FeatureStore
-        Open for writing; its folder must be seen by every machine under the same path.
-    options : RunOptions
-    workers : int, optional
-        See `places_of`.
-    address : str, optional
-        See `cluster`.
+    job : Job
+        Extractor and values of inputs must pickle; the folder of the store must be seen by every
+        machine under the same path.
 
     Yields
     ------
@@ -75,31 +56,30 @@ def run_on_ray(
     SpaceError
         If the backbone of a machine gives other rows: its packages have other versions.
     """
-    settings = _settings(extractor, backbone, store.space)
+    options, folder, space = job.options, job.store.path, job.store.space
+    settings = _settings(job)
     try:
-        with cluster(address, workers) as ray, _token(store.path) as token:
-            places = places_of(ray, workers, settings["device"])
-            threads = torch.get_num_threads()
-            work = Work(
-                settings, store.space, str(store.path), token, options, places.cpus, threads
-            )
-            for start in range(0, len(inputs), _WAVE):
-                stop = min(start + _WAVE, len(inputs))
-                for report in _reports(ray, inputs, (start, stop), work, places):
-                    yield from _settle(report)
+        with cluster(options.address, options.workers) as ray, _token(folder) as token:
+            places = places_of(ray, options.workers, settings["device"])
+            threads = (places.cpus, torch.get_num_threads())
+            work = Work(settings, space, str(folder), token, job.run_options, threads)
+            for start in range(0, len(job.inputs), _WAVE):
+                part = range(start, min(start + _WAVE, len(job.inputs)))
+                for report in _reports(ray, job.inputs, part, work, places):
+                    yield from _outcomes(report, job)
     finally:
-        FeatureStore(store.path, store.space).close()  # seals what workers that were killed left
-        store.refresh()
+        FeatureStore(folder, space).close()  # seals what workers that were killed have put
+        job.store.refresh()
 
 
-def _settings(extractor: FeatureExtractor, backbone: Backbone, space: Space) -> dict[str, Any]:
-    """Return the arguments of an extractor that computes the rows of a space anywhere."""
-    settings = extractor.get_params(deep=False)
+def _settings(job: Job) -> dict[str, Any]:
+    """Return the arguments of an extractor that computes the rows of a job anywhere."""
+    extractor = job.extractor
     was_open = "auto" in (extractor.engine, extractor.precision)
-    device = backbone.device.type if was_open else str(extractor.device)
-    engine, precision = engine_of(space.parts)
+    device = job.backbone.device.type if was_open else str(extractor.device)
+    engine, precision = engine_of(job.store.space.parts)
     return {
-        **settings,
+        **extractor.get_params(deep=False),
         "engine": engine,
         "precision": precision,
         "device": device.partition(":")[0],  # a worker sees the one GPU that it has been given
@@ -120,11 +100,11 @@ def _token(folder: Path) -> Iterator[str]:
 
 
 def _reports(
-    ray: Any, inputs: Sequence[Input], part: tuple[int, int], work: Work, places: Places
+    ray: Any, inputs: Sequence[Input], part: range, work: Work, places: Places
 ) -> Iterator[Report]:
-    start, stop = part
-    step = _step(stop - start, work, places)
-    pieces = [as_piece(i, inputs[i : min(i + step, stop)]) for i in range(start, stop, step)]
+    step = _step(len(part), work.options, places)
+    starts = part[::step]
+    pieces = [as_piece(i, [inputs[k] for k in range(i, min(i + step, part.stop))]) for i in starts]
     ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
     needs: dict[str, Any] = {"num_gpus": 1} if places.gpus else {"num_cpus": places.cpus}
     data = ray.data.from_items(pieces, override_num_blocks=len(pieces)).map_batches(
@@ -139,16 +119,33 @@ def _reports(
             yield pickle.loads(report)
 
 
-def _step(n: int, work: Work, places: Places) -> int:
+def _step(n: int, options: RunOptions, places: Places) -> int:
     """Return how many inputs make a piece of work."""
-    size = work.options.batch_size
+    size = options.batch_size
     batch = int(size) if size != "auto" else (128 if places.gpus else 16)
     return max(1, min(_BATCHES * batch, -(-n // (_PIECES * places.workers))))
 
 
-def _settle(report: Report) -> Iterator[Outcome]:
+def _outcomes(report: Report, job: Job) -> Iterator[Outcome]:
     for kind, message in report.told:
         warnings.warn(message, kind, stacklevel=2)
     if report.error is not None:
         raise report.error
-    yield from report.outcomes
+    job.times.add(report.times)
+    if report.deaths:
+        job.tell("worker", {"died": report.deaths, "inputs": len(report.outcomes)})
+        yield from _of_the_dead(report.outcomes, job.store)
+    else:
+        yield from report.outcomes
+
+
+def _of_the_dead(outcomes: Sequence[Outcome], store: FeatureStore) -> Iterator[Outcome]:
+    """Count rows that a worker had put when it died as computed by this job, which they were.
+
+    The store has not been refreshed since the job began.
+    """
+    seen: set[bytes | None] = set()
+    for o in outcomes:
+        is_new = o.status == "stored" and o.key is not None and not store.contains([o.key])[0]
+        yield replace(o, status="computed") if is_new and o.key not in seen else o
+        seen.add(o.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -88,7 +89,8 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         if ray.is_initialized():
             yield ray
             return
-        _connect(ray, address or os.environ.get("RAY_ADDRESS"), workers)
+        with _own_signals():
+            _connect(ray, address or os.environ.get("RAY_ADDRESS"), workers)
         try:
             yield ray
         finally:
@@ -163,6 +165,17 @@ def share_of_cores(cores: Sequence[int], workers: int) -> int:
         if sum(n // share for n in cores) >= workers:
             return share
     return 1
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM: that of Ray would end the process without a word of the job."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import platform
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from pyfeat._identity import Space, check_same_space
-from pyfeat.backbones import Backbone
 from pyfeat.errors import StoreError
-from pyfeat.extract import FeatureExtractor, Input, Outcome, RunOptions, run
+from pyfeat.extract import FeatureExtractor, Input, Outcome, RunOptions, Times, run
 from pyfeat.store import FeatureStore
 
 # How often a worker may die of one piece of work: of several inputs, which are then done one by
@@ -48,10 +47,9 @@ class Work:
     token : str
         Name of a file in that folder: who sees it sees the store.
     options : RunOptions
-    threads : int
-        That decode.
-    torch_threads : int
-        That compute, as many as a job without Ray has: other numbers add up in another order.
+    threads : tuple of (int, int)
+        That decode, and that torch computes with: as many as in a job without Ray, because another
+        number takes sums in another order.
     """
 
     settings: dict[str, Any]
@@ -59,11 +57,10 @@ class Work:
     store: str
     token: str
     options: RunOptions
-    threads: int
-    torch_threads: int
+    threads: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Report:
     """What became of some inputs, whose rows are on the disk.
 
@@ -71,6 +68,9 @@ class Report:
     ----------
     outcomes : list of Outcome
         Without their rows; positions are those in the inputs of the job.
+    deaths : int
+        Workers that died of them before.
+    times : Times
     told : list of (type, str)
         Warnings.
     error : Exception, optional
@@ -78,6 +78,8 @@ class Report:
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
+    deaths: int = 0
+    times: Times = field(default_factory=Times)
     told: list[tuple[type[Warning], str]] = field(default_factory=list)
     error: Exception | None = None
 
@@ -123,37 +125,37 @@ class Worker:
             self._store.close()
 
     def _report(self, start: int, inputs: Sequence[Input]) -> Report:
+        report = Report()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                outcomes, error = list(self._outcomes(start, inputs)), None
-            except _TOLD as problem:
-                outcomes, error = [], problem
-        told = [(w.category, str(w.message)) for w in caught if issubclass(w.category, UserWarning)]
-        return Report(outcomes, told, error)
+                self._do(start, inputs, report)
+            except _TOLD as error:
+                report.error = error
+        told = [(w.category, str(w.message)) for w in caught]
+        report.told = [(kind, text) for kind, text in told if issubclass(kind, UserWarning)]
+        return report
 
-    def _outcomes(self, start: int, inputs: Sequence[Input]) -> Iterator[Outcome]:
-        store, backbone = self._opened()
-        store.refresh()  # rows of the other workers, and those of one that died
+    def _do(self, start: int, inputs: Sequence[Input], report: Report) -> None:
+        """Do inputs together; after too many deaths one by one, so that only one is to blame."""
+        self._opened().refresh()  # rows of the other workers, and those of one that died
         stop = start + len(inputs)
-        if self._begin(start, stop) < DEATHS:
-            yield from self._run(start, inputs, store, backbone)
+        deaths = self._begin(start, stop)
+        report.deaths += deaths
+        if deaths < DEATHS:
+            self._run(start, inputs, report)
+        elif len(inputs) == 1:
+            reason = f"{DEATHS} workers died while they had it in hand"
+            report.outcomes.append(Outcome(start, "bad", reason=reason))
         else:
             for position, item in enumerate(inputs, start):
-                if len(inputs) > 1 and self._begin(position, position + 1) < DEATHS:
-                    yield from self._run(position, [item], store, backbone)
-                else:
-                    reason = f"{DEATHS} workers died while they had it in hand"
-                    yield Outcome(position, "bad", reason=reason)
-                if len(inputs) > 1:
-                    self._end(position, position + 1)
+                self._do(position, [item], report)
         self._end(start, stop)
 
-    def _run(
-        self, start: int, inputs: Sequence[Input], store: FeatureStore, backbone: Backbone
-    ) -> Iterator[Outcome]:
-        for o in run(inputs, backbone, store, self._work.options):
-            yield replace(o, position=start + o.position, row=None)
+    def _run(self, start: int, inputs: Sequence[Input], report: Report) -> None:
+        options = self._work.options
+        for o in run(inputs, self._backbone, self._opened(), options, report.times):
+            report.outcomes.append(replace(o, position=start + o.position, row=None))
 
     def _begin(self, start: int, stop: int) -> int:
         import ray
@@ -163,19 +165,19 @@ class Worker:
     def _end(self, start: int, stop: int) -> None:
         self._ledger.end.remote(start, stop)
 
-    def _opened(self) -> tuple[FeatureStore, Backbone]:
-        """Return store and backbone, made when the first inputs come: then an error can be told."""
+    def _opened(self) -> FeatureStore:
+        """Return the store, opened with the backbone at the first inputs: errors can be told then."""
         work = self._work
         if self._store is None:
-            os.environ["PYFEAT_NUM_THREADS"] = str(work.threads)
-            torch.set_num_threads(work.torch_threads)
+            os.environ["PYFEAT_NUM_THREADS"] = str(work.threads[0])
+            torch.set_num_threads(work.threads[1])
             _check_shared(Path(work.store), work.token)
             extractor = FeatureExtractor(**work.settings)
             self._backbone = extractor.get_backbone()
             machine = f"the backbone on {platform.node()}"
             check_same_space(work.space, extractor.get_space(), machine)
             self._store = FeatureStore(work.store, work.space)
-        return self._store, self._backbone
+        return self._store
 
 
 def _check_shared(store: Path, token: str) -> None:
