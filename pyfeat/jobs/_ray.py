@@ -1,4 +1,4 @@
-"""`extract` on a Ray cluster: workers write into the store, the job that started them keeps account.
+"""`extract` on a Ray cluster: workers write into the store, the job keeps the account.
 
 Ray Data hands pieces of the inputs to actors. What an actor had in hand when it died is given out
 again; the rows that it had put are found then.

@@ -118,7 +118,7 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Raise OSError at once where nobody listens: Ray would try for minutes, then end the process."""
+    """Raise OSError where nobody listens: Ray would try for minutes, then end the process."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()

@@ -166,7 +166,7 @@ class Worker:
         self._ledger.end.remote(start, stop)
 
     def _opened(self) -> FeatureStore:
-        """Return the store, opened with the backbone at the first inputs: errors can be told then."""
+        """Return the store, opened with the backbone at the first inputs: an error can be told."""
         work = self._work
         if self._store is None:
             os.environ["PYFEAT_NUM_THREADS"] = str(work.threads[0])

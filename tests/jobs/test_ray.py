@@ -116,10 +116,11 @@ def test_machine_that_does_not_see_the_store_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_PATIENCE", 0.0)
-    with pytest.raises(StoreError, match="store must be a folder that every machine .* sees"):
+    with pytest.raises(StoreError, match=r"store must be a folder that every machine .* sees"):
         worker._check_shared(tmp_path, "ray-token.tmp")
 
 
+@pytest.mark.slow
 def test_rows_and_items_are_those_of_a_local_run(joined: None, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 60)
     (folder / "twin.png").write_bytes((folder / "0000.png").read_bytes())
@@ -133,6 +134,7 @@ def test_rows_and_items_are_those_of_a_local_run(joined: None, tmp_path: Path) -
     assert sorted(p.name for p in (tmp_path / "ray").iterdir()) == ["pyfeat-store.json", "spaces"]
 
 
+@pytest.mark.slow
 def test_second_run_on_ray_computes_nothing(joined: None, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 10)
     extract(folder, tmp_path / "feats", Convolved())
@@ -140,6 +142,7 @@ def test_second_run_on_ray_computes_nothing(joined: None, tmp_path: Path) -> Non
     assert counts(again) == (10, 0, 10, 0)
 
 
+@pytest.mark.slow
 def test_progress_counts_every_input_once(joined: None, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     extract(
@@ -152,6 +155,7 @@ def test_progress_counts_every_input_once(joined: None, tmp_path: Path) -> None:
     assert seen == [(i, 10) for i in range(1, 11)]
 
 
+@pytest.mark.slow
 def test_gpu_on_a_cluster_without_one_is_refused(joined: None, tmp_path: Path) -> None:
     if ray.cluster_resources().get("GPU"):
         pytest.skip("this cluster has a GPU")
@@ -163,6 +167,7 @@ def test_gpu_on_a_cluster_without_one_is_refused(joined: None, tmp_path: Path) -
         places_of(ray, None, "cuda")
 
 
+@pytest.mark.slow
 def test_worker_with_other_weights_is_refused_by_the_name_of_its_machine(
     joined: None, tmp_path: Path
 ) -> None:
