@@ -71,8 +71,6 @@ def extract(
     >>> summary = jobs.extract("photos/", "feats/", "resnet50")  # doctest: +SKIP
     """
     job = check_options(options)
-    if job.runner == "ray":
-        raise NotImplementedError("runner must be 'local': 'ray' is not there yet")
     extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
     if job.decode is not None:
         settings = extractor.get_params(deep=False)
