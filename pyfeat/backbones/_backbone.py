@@ -42,7 +42,8 @@ class Backbone:
     Parameters
     ----------
     name : str
-        Full name: loads the same weights again, unless they came from a file (see `Pretrained`).
+        Full name: loads the same weights again, unless they came from a file or a folder (see
+        `Pretrained`).
     dim : int
         Number of columns of a row.
     preprocessing : Preprocessing, Tokenization or AudioPreprocessing
@@ -239,6 +240,7 @@ def freeze(
     _check_preprocessing(found.preprocessing)
     module = found.module.eval().requires_grad_(False).float()
     weights = weights_hash(_tensors_of(found.source, module))
+    name = f"{found.name}:{weights[:16]}" if found.source == "folder" else found.name
     module = module.to(device)
     example = _example(found.preprocessing, device)
     own = layers in (-1, OUTPUT) and pooling == "auto"
@@ -254,7 +256,7 @@ def freeze(
         make_fast(module, example, device)
     parts = {
         "source": found.source,
-        "name": found.name,
+        "name": name,
         "weights": weights,
         "architecture": found.architecture,
         "layer": layer,
@@ -273,7 +275,7 @@ def freeze(
     pixels = pixels_of(found.preprocessing)
     engine = make_engine("torch", "fp32", module, example, device, pixels=pixels)
     return Backbone(
-        found.name,
+        name,
         dim,
         found.preprocessing,
         device,

@@ -17,6 +17,7 @@ from pyfeat.backbones._hf_files import (
     quiet,
     read_json,
     reading,
+    without_path,
 )
 from pyfeat.backbones._hf_images import load_preprocessing
 from pyfeat.backbones._hf_text import (
@@ -71,6 +72,10 @@ def load_hf(name: str, preprocessing: Preparation | None) -> Pretrained:
     """
     place, _, part = name.partition("#")
     place = place_of(place)
+    return without_path(_load(place, part, preprocessing), place)
+
+
+def _load(place: str, part: str, preprocessing: Preparation | None) -> Pretrained:
     full_name = f"hf/{place}#{part}" if part else f"hf/{place}"
     config = _config(place, full_name)
     if config.model_type in AUDIO_TYPES and not part:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
 from pyfeat._identity import canonical_json
-from pyfeat.backbones._pretrained import explain_missing_weights
+from pyfeat.backbones._pretrained import Pretrained, explain_missing_weights
 
 TEXT_HINT = 'pip install "pyfeat[text]"'
 # What says who wrote a configuration, not what the network computes.
@@ -38,6 +39,19 @@ def place_of(name: str) -> str:
     """Return the absolute path of a folder, and the name of a repository as it is."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
+
+
+def without_path(found: Pretrained, place: str) -> Pretrained:
+    """Return what a folder holds under a name that says what it is, not where: folders move.
+
+    Models of a hub keep their names.
+    """
+    if not Path(place).is_dir():
+        return found
+    prefix, _, rest = found.name.partition("/")
+    _, mark, part = rest.partition("#")
+    kind = found.architecture.partition(":")[0].rpartition("/")[2]  # the class in transformers
+    return replace(found, name=f"{prefix}/{kind}{mark}{part}", source="folder")
 
 
 def find_file(place: str, file: str) -> Path | None:

@@ -17,6 +17,7 @@ from pyfeat.backbones._hf_files import (
     place_of,
     read_json,
     reading,
+    without_path,
 )
 from pyfeat.backbones._hf_text import (
     TextRows,
@@ -119,7 +120,7 @@ def load_st(name: str, preprocessing: Preparation | None) -> Pretrained:
     if "/" not in place:
         place = f"sentence-transformers/{place}"
     check_no_preprocessing(preprocessing, f"st/{place}")
-    return _load(place, f"st/{place}", "st")
+    return without_path(_load(place, f"st/{place}", "st"), place)
 
 
 def load_minilm(name: str, preprocessing: Preparation | None) -> Pretrained:
