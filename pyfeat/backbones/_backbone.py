@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyfeat._memory import memory_errors
 from pyfeat.backbones._calibration import Batches
 from pyfeat.backbones._engine import Engine, Inputs, make_engine
 from pyfeat.backbones._freeze import make_fast, probe
@@ -125,11 +126,14 @@ class Backbone:
             If `batch` holds something else than tensors of that dtype.
         ValueError
             If `batch` has another shape.
+        MemoryError, torch.OutOfMemoryError
+            If the batch is too large for the memory of the CPU, or of the GPU.
         """
         check_inputs(self.preprocessing, batch)
         rows = torch.empty(len(batch[0]), self.dim, device=self.device)
         if len(rows):
-            rows.copy_(self._engine(batch))
+            with memory_errors():
+                rows.copy_(self._engine(batch))
         return rows
 
     def with_engine(

@@ -15,7 +15,7 @@ from pyfeat._identity import Space
 from pyfeat.backbones import Backbone
 from pyfeat.extract._batches import Batches, automatic_size, forward_of
 from pyfeat.extract._inputs import Input
-from pyfeat.extract._prepare import Prepared, Preparer, prepare_all
+from pyfeat.extract._prepare import NO_ROOM, Prepared, Preparer, prepare_all
 from pyfeat.extract._readers import reader_of
 from pyfeat.store import FeatureStore
 
@@ -163,8 +163,14 @@ def _compute(
     preparer: Preparer,
     dtype: str,
 ) -> Iterator[Outcome]:
+    rows, fits = batches([p.tensor for p in ready if p.tensor is not None])
+    for p in (p for p, ok in zip(ready, fits, strict=True) if not ok):
+        if p.key is not None:
+            preparer.arrived(p.key)
+        yield Outcome(p.position, "bad", reason=NO_ROOM)
+    ready = [p for p, ok in zip(ready, fits, strict=True) if ok]
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is named below
-        rows = batches([p.tensor for p in ready if p.tensor is not None]).astype(dtype)
+        rows = rows.astype(dtype)
     finite = np.isfinite(rows).all(axis=1)
     if store is not None:
         good = [p.key for p, ok in zip(ready, finite, strict=True) if ok and p.key is not None]
