@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,7 @@ def extract(
     """
     extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
     if decode is not None:
-        settings = extractor.get_params(deep=False)
-        extractor = FeatureExtractor(**{**settings, "decode": decode})
+        extractor = copy(extractor).set_params(decode=decode)
     found = collect_inputs(inputs, extractor.modality, column)
     return extract_items(found, store, extractor, progress, fidelity=fidelity)[0]
 
@@ -158,8 +158,7 @@ def extract_items(
     """Do the work of `extract`; return what became of every input too, in their order."""
     began = time.perf_counter()
     # With the store, whose rows decide where an engine is to be chosen.
-    settings = extractor.get_params(deep=False)
-    extractor = FeatureExtractor(**{**settings, "store": store})
+    extractor = copy(extractor).set_params(store=store)
     values = [item.value for item in inputs]
     loaded = extractor.get_backbone(values)
     measured = extractor.measure_fidelity(values) if fidelity else extractor.fidelity_
