@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,7 +31,16 @@ def memory_errors() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        if isinstance(error, MemoryError) or not _SAID.search(str(error)):
+    except _kinds() as error:
+        if not _SAID.search(str(error)):
             raise
         raise MemoryError(str(error).strip()) from error
+
+
+def _kinds() -> tuple[type[Exception], ...]:
+    state = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
+    own = () if state is None else vars(state).values()
+    return (
+        RuntimeError,
+        *(e for e in own if isinstance(e, type) and issubclass(e, Exception)),
+    )

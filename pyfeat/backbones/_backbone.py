@@ -15,7 +15,7 @@ from pyfeat._memory import memory_errors
 from pyfeat.backbones._calibration import Batches
 from pyfeat.backbones._engine import Engine, Inputs, make_engine
 from pyfeat.backbones._freeze import make_fast, probe
-from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
+from pyfeat.backbones._layers import OUTPUT, Layers
 from pyfeat.backbones._modality import (
     Preparation,
     VideoPreprocessing,
@@ -24,9 +24,9 @@ from pyfeat.backbones._modality import (
     modality_of,
     pixels_of,
 )
-from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.backbones._precision import exact_float32
 from pyfeat.backbones._pretrained import Joint, Pretrained
+from pyfeat.backbones._tap import Averaged, as_rows, tap, with_first_windows
 from pyfeat.backbones._weights import all_tensors, weights_hash
 from pyfeat.ops._preprocess import Preprocessing
 
@@ -218,18 +218,6 @@ class Backbone:
         return self._text()
 
 
-class _Averaged(nn.Module):
-    """Maps averaged over height and width."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return (n, d)."""
-        return as_rows(self.module(*inputs), len(inputs[0]))
-
-
 def freeze(
     found: Pretrained, device: torch.device, layers: Layers = -1, pooling: str = "auto"
 ) -> Backbone:
@@ -254,27 +242,14 @@ def freeze(
             layer: Any = "penultimate"
             shapes: tuple[tuple[int, ...], ...] = ((as_rows(output, 1).shape[1],),)
             pooling = "avg" if output.ndim == 4 else "module"
-            module = _Averaged(module) if output.ndim == 4 else module
+            module = Averaged(module) if output.ndim == 4 else module
         else:
-            module, layer, shapes = _tap(module, layers, pooling, example)
+            found = with_first_windows(found) if pooling == "none" else found
+            module, layer, shapes = tap(module, layers, pooling, found.preprocessing, example)
         make_fast(module, example, device)
-    parts = {
-        "source": found.source,
-        "name": name,
-        "weights": weights,
-        "architecture": found.architecture,
-        "layer": layer,
-        "pooling": pooling,
-        "preprocessing": found.preprocessing.to_parts(),
-        "precision": "float32",
-        "numerics": NUMERICS,
-    }
     l2 = found.l2 and own  # of the network's own rows, not of what other layers give
-    if l2:
-        parts["l2"] = True
     joint = found.joint if own else None
-    if joint is not None:
-        parts["joint"] = joint.to_parts()
+    parts = _parts(found, (name, weights, layer, pooling), l2, joint)
     dim = sum(torch.Size(s).numel() for s in shapes)
     pixels = pixels_of(found.preprocessing)
     engine = make_engine("torch", "fp32", module, example, device, pixels=pixels)
@@ -294,6 +269,29 @@ def freeze(
     )
 
 
+def _parts(
+    found: Pretrained, said: tuple[str, str, Any, str], l2: bool, joint: Joint | None
+) -> dict[str, Any]:
+    """Return what identifies the rows of torch in float32."""
+    name, weights, layer, pooling = said
+    parts = {
+        "source": found.source,
+        "name": name,
+        "weights": weights,
+        "architecture": found.architecture,
+        "layer": layer,
+        "pooling": pooling,
+        "preprocessing": found.preprocessing.to_parts(),
+        "precision": "float32",
+        "numerics": NUMERICS,
+    }
+    if l2:
+        parts["l2"] = True
+    if joint is not None:
+        parts["joint"] = joint.to_parts()
+    return parts
+
+
 def _check_preprocessing(preprocessing: Preparation) -> None:
     if isinstance(preprocessing, VideoPreprocessing):
         raise ValueError("preprocessing must be one of images: videos are asked for by video=")
@@ -307,47 +305,6 @@ def _tensors_of(source: str, module: nn.Module) -> dict[str, Any]:
 def _text_loader(found: Pretrained, device: torch.device) -> Callable[[], Backbone] | None:
     load = found.text
     return None if load is None else cache(lambda: freeze(load(), device))
-
-
-def _tap(
-    module: nn.Module, layers: Layers, pooling: str, example: Inputs
-) -> tuple[nn.Module, list[str], tuple[tuple[int, ...], ...]]:
-    if isinstance(module, OnnxModule):
-        graph = module.tapped(layers, pooling)
-        rows = graph.pooled(*example)
-        return graph, list(graph.outputs), tuple(tuple(row.shape[1:]) for row in rows)
-    if pooling == "none" and example[0].ndim == 2:
-        raise ValueError("pooling must not be 'none' for texts or recordings of any length")
-    names = resolve_layers(module, layers, example)
-    if pooling != "auto":
-        names = [last_map(module, example) if name == OUTPUT else name for name in names]
-    tapped = Tapped(module, names, pooling)
-    rows = tapped.pooled(*example)
-    for name, row in zip(names, rows, strict=True):
-        if len(row) != len(example[0]):  # windows of an image, for example
-            rule = "give one map, sequence of tokens or row for an input"
-            raise ValueError(f"layers must {rule}, got {len(row)} from {name!r}")
-    shapes = tuple(tuple(row.shape[1:]) for row in rows)
-    return tapped, names, shapes
-
-
-def as_rows(output: Any, n: int) -> Tensor:
-    """Return (n, d) as it is, and (n, c, h, w) averaged over h and w.
-
-    Raises
-    ------
-    ValueError
-        If `output` is anything else, is empty, or holds no real floating point numbers.
-    """
-    rule = f"return shape ({n}, d) or ({n}, c, h, w), no side 0"
-    if not isinstance(output, Tensor):
-        raise ValueError(f"backbone must {rule}, got {type(output).__name__}")
-    shape = tuple(output.shape)
-    if output.ndim not in {2, 4} or len(output) != n or 0 in shape:
-        raise ValueError(f"backbone must {rule}, got {shape}")
-    if not output.is_floating_point():
-        raise ValueError(f"backbone must return real floating point numbers, got {output.dtype}")
-    return output if output.ndim == 2 else output.mean(dim=(2, 3))
 
 
 def _example(preparation: Preparation, device: torch.device) -> Inputs:

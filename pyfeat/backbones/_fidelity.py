@@ -185,7 +185,8 @@ def _fitting(backbone: Backbone, sample: Sequence[Inputs]) -> tuple[list[Inputs]
             rows.append(backbone(*batch).double().cpu())
         except (MemoryError, torch.OutOfMemoryError):
             if len(batch[0]) > 1:
-                waiting.extendleft(zip(*(t.split(1) for t in batch), strict=True))
+                singles = [tuple(t[i : i + 1] for t in batch) for i in range(len(batch[0]))]
+                waiting.extendleft(reversed(singles))
         else:
             fitting.append(batch)
     return fitting, torch.cat(rows)

@@ -46,7 +46,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         `split` takes them apart.
     pooling : {"auto", "cls", "avg", "max", "gem", "cls+avg", "none"}, default="auto"
         How maps and tokens become a row. With "none", of one layer, `transform` returns them as
-        they are: (n, c, h, w) or (n, l, c).
+        they are: (n, c, h, w) or (n, l, c), texts and recordings filled up with zeros.
     engine : {"torch", "openvino", "onnxruntime", "auto"}, default="torch"
         What runs the network. "auto" measures all of them on a sample of the inputs, and takes the
         fastest that is true enough. The choice is part of the space; once made it is kept, in a
@@ -93,8 +93,8 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         What "auto" measured when it chose; None where nothing was to be chosen, or the store held
         rows of an earlier choice, which is kept.
     n_truncated_ : int
-        Texts that the last `transform` or `transform_text` computed and had to cut: longer than
-        the model takes.
+        Texts that the last `transform` or `transform_text` computed and had to cut, longer than
+        the model takes; with `pooling="none"` also recordings longer than a window.
 
     Raises
     ------

@@ -163,22 +163,20 @@ def _compute(
     preparer: Preparer,
     dtype: str,
 ) -> Iterator[Outcome]:
-    rows, fits = batches([p.tensor for p in ready if p.tensor is not None])
-    for p in (p for p, ok in zip(ready, fits, strict=True) if not ok):
+    found, fits = batches([p.tensor for p in ready if p.tensor is not None])
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is named below
+        rows: NDArray[Any] = found.astype(dtype)
+    fitting = [p for p, ok in zip(ready, fits, strict=True) if ok]
+    finite = np.isfinite(rows).all(axis=1)
+    good = [p.key for p, ok in zip(fitting, finite, strict=True) if ok and p.key is not None]
+    if store is not None and good:
+        store.put(good, rows[finite])
+    for p in ready:
         if p.key is not None:
             preparer.arrived(p.key)
+    for p in (p for p, ok in zip(ready, fits, strict=True) if not ok):
         yield Outcome(p.position, "bad", reason=NO_ROOM)
-    ready = [p for p, ok in zip(ready, fits, strict=True) if ok]
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is named below
-        rows = rows.astype(dtype)
-    finite = np.isfinite(rows).all(axis=1)
-    if store is not None:
-        good = [p.key for p, ok in zip(ready, finite, strict=True) if ok and p.key is not None]
-        store.put(good, rows[finite])
-        for p in ready:
-            if p.key is not None:
-                preparer.arrived(p.key)
-    for p, row, ok in zip(ready, rows, finite, strict=True):
+    for p, row, ok in zip(fitting, rows, finite, strict=True):
         if ok:
             yield Outcome(p.position, "computed", p.key, row, cut=p.cut)
         else:

@@ -222,12 +222,6 @@ def test_pooling_beside_the_weights_is_honoured(tmp_path: Path) -> None:
     assert not np.allclose(cls, mean)
 
 
-def test_tokens_of_texts_are_not_rows(tmp_path: Path) -> None:
-    folder, _ = save_text_model(tmp_path / "m")
-    with pytest.raises(ValueError, match="pooling must not be 'none' for texts"):
-        load_backbone(f"hf/{folder}", pooling="none", device="cpu")
-
-
 def test_positions_bound_the_length_of_a_roberta(tmp_path: Path) -> None:
     folder, _ = save_text_model(
         tmp_path / "m", "RobertaModel", pad_token_id=1, max_position_embeddings=20
