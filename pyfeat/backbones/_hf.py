@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pyfeat.backbones._hf_audio import AUDIO_TYPES, load_hf_audio
 from pyfeat.backbones._hf_files import (
+    architecture_of,
     check_complete,
-    config_hash,
     first_line,
     import_transformers,
     load_model,
@@ -109,12 +109,6 @@ def encoder_of_texts(place: str, name: str) -> Any:
     model.config.use_cache = False
     check_complete(_drop_pooler(model, missing), name)
     return model
-
-
-def architecture_of(model: nn.Module, place: str, *others: Any) -> str:
-    """Return what the forward pass is: its class, and a hash of its settings."""
-    config = read_json(place, "config.json") or {}
-    return f"transformers/{type(model).__name__}:{config_hash(config, *others)}"
 
 
 class _ImageRows(nn.Module):

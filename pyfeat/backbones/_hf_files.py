@@ -96,7 +96,7 @@ def read_json(place: str, file: str) -> Any:
         raise OSError(f"{path} must be JSON, got {error}") from error
 
 
-def load_model(auto: Any, place: str, name: str, **settings: Any) -> tuple[Any, set[str]]:
+def load_model(auto: Any, place: str, name: str) -> tuple[Any, set[str]]:
     """Return a model of transformers and the names of the weights that its files do not have.
 
     Parameters
@@ -107,8 +107,6 @@ def load_model(auto: Any, place: str, name: str, **settings: Any) -> tuple[Any, 
         As `place_of` returns it.
     name : str
         For messages.
-    **settings
-        For `from_pretrained`.
 
     Raises
     ------
@@ -125,7 +123,7 @@ def load_model(auto: Any, place: str, name: str, **settings: Any) -> tuple[Any, 
     with quiet(), reading(place):
         try:
             model, info = auto.from_pretrained(
-                place, trust_remote_code=False, output_loading_info=True, **settings
+                place, trust_remote_code=False, output_loading_info=True
             )
         except (ImportError, KeyError, ValueError) as error:
             rule = "be one that transformers can load without code from the hub"
@@ -153,6 +151,12 @@ def reading(place: str) -> Any:
     is_folder = Path(place).is_dir()
     address = f"the folder {place}" if is_folder else f"huggingface.co/{place}"
     return explain_missing_weights(place, address, HF_HUB_CACHE)
+
+
+def architecture_of(model: Any, place: str, *others: Any) -> str:
+    """Return what the forward pass is: its class, and a hash of its settings."""
+    config = read_json(place, "config.json") or {}
+    return f"transformers/{type(model).__name__}:{config_hash(config, *others)}"
 
 
 def config_hash(config: Mapping[str, Any], *others: Any) -> str:

@@ -72,13 +72,22 @@ class Tapped(nn.Module):
         missing = [name for name in self.names if name not in seen]
         if missing:
             raise ValueError(f"layers must be ones that the forward pass runs, got {missing[0]!r}")
-        mask = inputs[1] if len(inputs) > 1 else None
-        # Of a spectrogram of one length, a network may know how much of it the recording is.
-        heard = getattr(self.module, "heard", None)
-        if heard is not None:
-            seen = {name: heard(x, *inputs) for name, x in seen.items()}
-        rows = [pool_layer(seen[n], self.pooling, self.prefix, mask, n) for n in self.names]
-        return [filled_up(row, k, mask) for row, k in zip(rows, self.lengths, strict=True)]
+        rows = []
+        for name, length in zip(self.names, self.lengths, strict=True):
+            mask = self._mask_of(seen[name], inputs)
+            row = pool_layer(seen[name], self.pooling, self.prefix, mask, name)
+            rows.append(filled_up(row, length, mask) if self.pooling == "none" else row)
+        return rows
+
+    def _mask_of(self, x: Any, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        """Return which tokens of texts count, or states of recordings that were filled up."""
+        if len(inputs) > 1:
+            return inputs[1]
+        heard: Any = getattr(self.module, "heard", None)
+        if heard is None or getattr(x, "ndim", 0) != 3:
+            return None
+        mask: Tensor = heard(*inputs)
+        return mask if mask.shape[1] == x.shape[1] else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tapped:
         module = copy.deepcopy(self.module, memo)
@@ -152,11 +161,14 @@ def pool_layer(x: Tensor, pooling: str, prefix: int, mask: Tensor | None, name: 
 
 
 def filled_up(tokens: Tensor, length: int | None, mask: Tensor | None) -> Tensor:
-    """Return (n, length, d): tokens (n, l, d), zeros where a mask (n, l) is, and behind them."""
+    """Return (n, length, d): tokens (n, l, d), zeros where a mask (n, l) is, and behind them.
+
+    Rows and maps stay as they are, and so do tokens whose `length` is None, but for the mask.
+    """
+    if mask is not None and tokens.ndim == 3:
+        tokens = tokens * mask[:, :, None].to(tokens.dtype)
     if length is None:
         return tokens
-    if mask is not None:
-        tokens = tokens * mask[:, :, None].to(tokens.dtype)
     zeros = tokens.new_zeros(len(tokens), length, tokens.shape[2])
     return torch.cat([tokens, zeros], dim=1)[:, :length]
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pyfeat.backbones._hf import architecture_of, check_no_preprocessing, encoder_of_texts
+from pyfeat.backbones._hf import check_no_preprocessing, encoder_of_texts
 from pyfeat.backbones._hf_files import (
     TEXT_HINT,
+    architecture_of,
     find_file,
     import_transformers,
     place_of,
