@@ -105,7 +105,7 @@ def test_tokens_of_a_recording_are_its_states_and_then_zeros(
         values = prepare(clip, sampling_rate=RATE, return_tensors="pt").input_values
         with torch.no_grad():
             states = model(values).last_hidden_state[0].numpy()
-        np.testing.assert_allclose(row[: len(states)], states, rtol=0, atol=2e-4)
+        np.testing.assert_allclose(row[: len(states)], states, rtol=0, atol=1e-4)
         assert not row[len(states) :].any()
 
 
