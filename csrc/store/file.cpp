@@ -87,6 +87,10 @@ void File::append(const void* data, std::size_t size) {
   step.done();
 }
 
+void File::reserve(std::uint64_t from, std::uint64_t size) {
+  (void)::fallocate(fd_, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(from), static_cast<off_t>(size));
+}
+
 void File::truncate(std::uint64_t size) {
   Step step(Operation::Kind::kTruncate, path_);
   step.cut(size);
@@ -97,6 +101,11 @@ void File::truncate(std::uint64_t size) {
 
 void File::sync() {
   operation(Operation::Kind::kSync, "cannot sync", path_, [&] { return ::fsync(fd_); });
+}
+
+void File::sync_data() {
+  operation("cannot sync", path_);
+  if (::fdatasync(fd_) != 0) fail(errno, "cannot sync", path_);
 }
 
 std::uint64_t File::size() const {

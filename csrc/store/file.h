@@ -35,8 +35,13 @@ class File {
 
   // Adds bytes at the end. When it throws, some of them may be in the file.
   void append(const void* data, std::size_t size);
+  // Asks for room behind the end of the file, which stays where it is. A file system that has none,
+  // or knows no such thing, is not an error: the append says so, if it must.
+  void reserve(std::uint64_t from, std::uint64_t size);
   void truncate(std::uint64_t size);
   void sync();
+  // As `sync`, without what is not needed to read the bytes: the time of the change.
+  void sync_data();
   std::uint64_t size() const;
   // Takes the writer's lock without waiting. False: somebody else holds it.
   bool try_lock();

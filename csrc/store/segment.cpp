@@ -35,7 +35,8 @@ Segment::Segment(const std::string& path, std::size_t n, std::size_t row_bytes,
   const File file = File::open_for_reading(path);
   const std::uint64_t need =
       std::max({end_of(layout.keys, n, kKeyBytes), end_of(layout.order, n, 8),
-                end_of(layout.crcs, n, 4), end_of(layout.rows, n, row_bytes)});
+                end_of(layout.crcs, n, 4), end_of(layout.rows, n, row_bytes),
+                layout.scales ? end_of(layout.scales, n, kScaleBytes) : 0});
   if (file.size() < need) throw StoreError(EIO, "is shorter than its header says", path);
   map_ = Mapping(file, file.size());
   base_ = map_.data();
@@ -138,7 +139,9 @@ void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) 
 bool Segment::row_is_good(const std::uint8_t* key, std::uint64_t row) const {
   std::uint32_t stored;
   std::memcpy(&stored, base_ + layout_.crcs + row * 4, 4);
-  return crc32c(this->row(row), row_bytes_, crc32c(key, kKeyBytes)) == stored;
+  std::uint32_t crc = crc32c(key, kKeyBytes);
+  if (has_scales()) crc = crc32c(scale_at(row), kScaleBytes, crc);
+  return crc32c(this->row(row), row_bytes_, crc) == stored;
 }
 
 std::vector<std::int64_t> Segment::damaged_rows() const {

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from pyfeat import _core
 from pyfeat._identity import Space, canonical_json
 from pyfeat._model_file import make_folder, replace_file
@@ -33,7 +31,9 @@ MAX_ROW_BYTES = 2**32 - 1  # a tail's header has 32 bits for it
 # A hidden tail this old was left behind: its writer gives it its name within microseconds.
 ABANDONED_SECONDS = 60
 
-SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16"}
+SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+SCALE_BYTES = {"float32": 0, "float16": 0, "bfloat16": 0, "int8": 4}
 
 
 def new_id(token: str | None = None) -> str:
@@ -102,8 +102,8 @@ def create_store(root: Path) -> None:
 
 
 def row_bytes(space: Space) -> int:
-    """Return the size of one stored row."""
-    return space.dim * np.dtype(space.dtype).itemsize
+    """Return the size of one stored row, its scale included."""
+    return SCALE_BYTES[space.dtype] + space.dim * ITEM_BYTES[space.dtype]
 
 
 def space_folder(root: Path, space: Space) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 from pyfeat._core import Segment
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
-from pyfeat.store._layout import SAFETENSORS_DTYPE, as_store_error, row_bytes
+from pyfeat.store._layout import SAFETENSORS_DTYPE, SCALE_BYTES, as_store_error, row_bytes
 
 MAX_HEADER = 1 << 20
 MAX_ROWS = 1 << 48  # the offsets of the tables before the rows fit into 64 bits
@@ -62,13 +62,16 @@ def _same(got: Any, wanted: Any) -> bool:
 
 def expected_header(n: int, space: Space) -> dict[str, Any]:
     """Return dtype, shape and offsets that the tensors of a segment of `n` rows must have."""
-    size = row_bytes(space)
+    scale = SCALE_BYTES[space.dtype]
     shapes = {
         "keys": ("U8", [n, KEY_BYTES], n * KEY_BYTES),
         "order": ("U64", [n], n * 8),
         "crcs": ("U32", [n], n * 4),
-        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * size),
+        "scales": ("F32", [n], n * scale),
+        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * (row_bytes(space) - scale)),
     }
+    if not scale:
+        del shapes["scales"]
     header, begin = {}, 0
     for name, (dtype, shape, size) in shapes.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
@@ -101,7 +104,8 @@ def open_segment(path: Path, space: Space) -> Segment:
     if not _same(header, expected_header(n, space)):
         raise CorruptStoreError(f"{path}, byte 8: the header does not fit the space of its folder")
     offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
-    return Segment(os.fsencode(path), n, row_bytes(space), **offsets)
+    row = row_bytes(space) - SCALE_BYTES[space.dtype]
+    return Segment(os.fsencode(path), n, row, **offsets)
 
 
 def damaged_offsets(path: Path, segment: Segment) -> list[tuple[int, str]]:

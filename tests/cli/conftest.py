@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from pyfeat.cli import _app, _data, _model, _tools  # noqa: F401  they register their commands
+from pyfeat.cli import (  # noqa: F401  they register their commands
+    _app,
+    _data,
+    _extract,
+    _model,
+    _store,
+    _tools,
+)
 from tests.jobs.conftest import class_folders, horrors, words  # noqa: F401  fixtures
 
 Run = Callable[..., Result]
