@@ -104,8 +104,7 @@ void File::sync() {
 }
 
 void File::sync_data() {
-  operation("cannot sync", path_);
-  if (::fdatasync(fd_) != 0) fail(errno, "cannot sync", path_);
+  operation(Operation::Kind::kSync, "cannot sync", path_, [&] { return ::fdatasync(fd_); });
 }
 
 std::uint64_t File::size() const {
