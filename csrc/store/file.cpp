@@ -158,9 +158,8 @@ void rename_file(const std::string& from, const std::string& to) {
 }
 
 void remove_file(const std::string& path) {
-  operation(Operation::Kind::kRemove, "cannot remove", path, [&] {
-    return ::unlink(path.c_str()) != 0 && errno != ENOENT ? -1 : 0;
-  });
+  operation(Operation::Kind::kRemove, "cannot remove", path,
+            [&] { return ::unlink(path.c_str()) != 0 && errno != ENOENT ? -1 : 0; });
 }
 
 void discard_file(const std::string& path) noexcept {
