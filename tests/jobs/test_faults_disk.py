@@ -1,4 +1,4 @@
-"""A job whose disk is full, or loses power: what it acknowledged stays, the next run does the rest."""
+"""A job whose disk is full, or loses power: the next run does the rest."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def check_done_again(store: Path, photos: Path, undisturbed: FeatureStore) -> in
     again = FeatureStore(store, mode="r")
     keys = undisturbed.keys()
     np.testing.assert_array_equal(again.get(keys), undisturbed.get(keys))
-    assert [Path(i.name).name for i in read_items(store, again.space)] == sorted(os.listdir(photos))
+    names = [Path(i.name).name for i in read_items(store, again.space)]
+    assert names == sorted(p.name for p in photos.iterdir())
     return summary.computed
 
 
