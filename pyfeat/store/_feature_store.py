@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from pyfeat._identity import Space
 from pyfeat.errors import StoreError
 from pyfeat.store import _layout as layout
+from pyfeat.store._lock import join
 from pyfeat.store._reader import Reader
 from pyfeat.store._reading import Keys, Reading
 from pyfeat.store._sources import Source, as_keys
@@ -99,8 +100,8 @@ class FeatureStore(Reading):
         self._folder = layout.space_folder(self.path, self.space)
         self._reader = Reader(self._folder, self.space)
         self._writer = Writer(self._folder, self.space, segment_bytes)
+        self._presence = join(self.path, self.space) if mode == "a" else None
         if mode == "a":
-            layout.create_space(self.path, self.space)
             self._writer.recover()
         self.refresh()
 
@@ -186,6 +187,8 @@ class FeatureStore(Reading):
             if not self._closed and self._writer.seal():
                 self.refresh()
             self._closed = True
+            if self._presence is not None:
+                self._presence.close()
 
     def __enter__(self) -> FeatureStore:
         return self

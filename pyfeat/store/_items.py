@@ -72,12 +72,21 @@ def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
     StoreWarning
         If a line is not what `write_items` writes: it is left out.
     """
+    folder = space_folder(Path(path), space)
+    while True:
+        try:
+            return _read_lists(reversed(files(folder, ITEMS)))
+        except FileNotFoundError:  # merged into another list just now
+            continue
+
+
+def _read_lists(lists: Iterable[Path]) -> list[Item]:
     known: dict[str, Item] = {}
-    for file in reversed(files(space_folder(Path(path), space), ITEMS)):
+    for file in lists:
         for number, item in parse_items(file):
             if item is None:
                 message = f"{file}, line {number}: not an item of a store; it is left out"
-                warnings.warn(message, StoreWarning, stacklevel=2)
+                warnings.warn(message, StoreWarning, stacklevel=3)
             else:
                 known[item.name] = item
     return [known[name] for name in sorted(known)]
@@ -86,11 +95,15 @@ def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
 def parse_items(file: Path) -> Iterator[tuple[int, Item | None]]:
     """Yield (line number, item) of a list; None for a line that is damaged."""
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        try:
-            value = json.loads(line)
-            key = bytes.fromhex(value["key"]) if "key" in value else None
-            item = Item(value["name"], key, value.get("reason"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            yield number, None
-        else:
-            yield number, item if (key is None) == (item.reason is not None) else None
+        yield number, parse_line(line)
+
+
+def parse_line(line: bytes) -> Item | None:
+    """Return the item that a line of a list holds; None where it is damaged."""
+    try:
+        value = json.loads(line)
+        key = bytes.fromhex(value["key"]) if "key" in value else None
+        item = Item(value["name"], key, value.get("reason"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return item if (key is None) == (item.reason is not None) else None

@@ -1,0 +1,28 @@
+// From segments to a segment.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "seal.h"
+#include "segments.h"
+
+namespace pyfeat::store {
+
+// Rows of segments, in the order in which they are to lie in a new one. Keys are different.
+struct Picked {
+  const Segments& segments;
+  const std::uint8_t* keys;
+  const std::int64_t* source;  // number of a segment
+  const std::int64_t* row;
+  std::size_t n;
+};
+
+// Writes rows as a segment at `path`, all or nothing: `hidden` is written and synced, then renamed,
+// then the folder is synced. Every row is checked before, and StoreError names the first that fails
+// its checksum. Removes nothing but what was left under the name `hidden`.
+void merge(const Picked& picked, const RowFormat& format, const std::string& space,
+           const std::string& hidden, const std::string& path);
+
+}  // namespace pyfeat::store
