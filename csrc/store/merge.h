@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "seal.h"
+#include "segment_writer.h"
 #include "segments.h"
 
 namespace pyfeat::store {
@@ -19,10 +19,9 @@ struct Picked {
   std::size_t n;
 };
 
-// Writes rows as a segment at `path`, all or nothing: `hidden` is written and synced, then renamed,
-// then the folder is synced. Every row is checked before, and StoreError names the first that fails
-// its checksum. Removes nothing but what was left under the name `hidden`.
-void merge(const Picked& picked, const RowFormat& format, const std::string& space,
-           const std::string& hidden, const std::string& path);
+// Writes rows as a segment at `path` (see `write_segment`); nothing where there are none. Every row
+// is checked before: StoreError names the first that fails its checksum.
+void merge(const Picked& picked, const RowFormat& format, const std::string& hidden,
+           const std::string& path);
 
 }  // namespace pyfeat::store

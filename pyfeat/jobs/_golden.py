@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyfeat._identity import Space
-from pyfeat.backbones import Backbone
+from pyfeat.backbones import AudioPreprocessing, Backbone, Tokenization, VideoPreprocessing
 from pyfeat.extract import Input, RunOptions, run
 from pyfeat.store import Golden, has_golden, write_golden
 
@@ -29,11 +29,14 @@ def golden_input(backbone: Backbone) -> Input:
     item : Input
         Its name says what it is, and changes when the input does.
     """
-    makers = {"image": _image, "text": lambda: TEXT, "video": _video}
-    if backbone.modality == "audio":
-        rate = backbone.preprocessing.sample_rate  # type: ignore[union-attr]
-        return Input("audio-1", _sound(rate))
-    return Input(f"{backbone.modality}-1", makers[backbone.modality]())
+    preparation = backbone.preprocessing
+    if isinstance(preparation, AudioPreprocessing):
+        return Input("audio-1", _sound(preparation.sample_rate))
+    if isinstance(preparation, Tokenization):
+        return Input("text-1", TEXT)
+    if isinstance(preparation, VideoPreprocessing):
+        return Input("video-1", _video())
+    return Input("image-1", _image())
 
 
 def _image(shift: int = 0) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +140,8 @@ def recompute(
     Rows of one space from two machines agree to rounding, not to the bit. The distance
     |a - b| / |a| of two rows is taken for rounding up to 64 u, where u is the unit roundoff of the
     network's precision (fp32 2^-24, fp16 2^-11, bf16 2^-8; int8, whose codes are 1/254 of the
-    largest apart from what they stand for, 2^-8): the roundings of a hundred layers add up to ten of
-    one, with room. In float32, where sums of thousands of products round as well, it is 64 times
+    largest apart from what they stand for, 2^-8): the roundings of a hundred layers add up to ten
+    of one, with room. In float32, where sums of thousands of products round as well, it is 64 times
     that, 2.4e-4. To it comes what the dtype of the store rounds off: 2^-11 for float16, 2^-8 for
     bfloat16, half a step of the codes for int8. The same network with another filter or crop is
     beyond that in float32; in bf16 and int8 only a larger difference is seen.
@@ -160,7 +159,7 @@ def tolerance_of(space: Space, row: NDArray[Any]) -> float:
     if space.dtype in _KEPT:
         return network + _KEPT[space.dtype]
     norm = float(np.linalg.norm(row)) or 1.0
-    return network + float(np.abs(row).max()) / 254 * len(row) ** 0.5 / norm
+    return float(network + np.abs(row).max() / 254 * len(row) ** 0.5 / norm)
 
 
 def _recompute_space(
@@ -179,7 +178,8 @@ def _recompute_space(
     inputs = [_input_of(item, extractor) for item in picked]
     here = [(item, i) for item, i in zip(picked, inputs, strict=True) if i is not None]
     same = [(item, i) for item, i in here if _key_now(i, backbone, options) in (item.key, None)]
-    stored, intact = FeatureStore(store, space, mode="r").get_intact([i.key for i, _ in same if i.key])
+    opened = FeatureStore(store, space, mode="r")
+    stored, intact = opened.get_intact([item.key for item, _ in same if item.key])
     now = rows_of([i for _, i in same], backbone, options)
     compared = tuple(
         compare(item.name, was, row, space)
@@ -225,8 +225,8 @@ def compare(name: str, stored: NDArray[Any], now: NDArray[Any], space: Space) ->
 def _input_of(item: Item, extractor: FeatureExtractor) -> Input | None:
     """Return the input that a name stands for, or None where it is gone."""
     # What is in a table, a list or an archive is named after that.
-    candidates: Iterable[str] = (item.name, item.name.rpartition("#")[0], item.name.partition("::")[0])
-    for place in dict.fromkeys(c for c in candidates if c):
+    places = (item.name, item.name.rpartition("#")[0], item.name.partition("::")[0])
+    for place in filter(None, dict.fromkeys(places)):
         try:
             found = collect_inputs([place], extractor.modality)
         except (ValueError, OSError, ImportError):

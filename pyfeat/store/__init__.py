@@ -1,6 +1,7 @@
 """Rows on disk under their true identity, safe against crashes and flipped bits."""
 
 from pyfeat.store._compact import Compacted, compact
+from pyfeat.store._encoding import as_kept
 from pyfeat.store._export import Export, export
 from pyfeat.store._feature_store import FeatureStore
 from pyfeat.store._gc import Removal, gc
@@ -26,6 +27,7 @@ __all__ = [
     "Repair",
     "SpaceInfo",
     "View",
+    "as_kept",
     "compact",
     "export",
     "gc",

@@ -18,7 +18,7 @@ from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store import _sources as at
 from pyfeat.store._compact_items import compact_items
-from pyfeat.store._live import count_live
+from pyfeat.store._live import count_rows
 from pyfeat.store._lock import administration
 from pyfeat.store._merge import MERGING, write_merged
 from pyfeat.store._segment_file import damaged_offsets, open_segment
@@ -183,7 +183,8 @@ def _settled(folder: Path, space: Space) -> tuple[list[_Part], list[str]]:
     # Every name is on the disk now, before an older row is dropped for the sake of a newer one.
     _core.sync_folder_of(os.fsencode(folder / layout.SPACE))
     segments = [p.segment for p in found]
-    if count_live(segments) == sum(map(len, segments)):
+    stored, distinct = count_rows(segments)
+    if stored == distinct:
         return found, skipped
     live = [len(_live_rows(segments, i)[0]) for i in range(len(found))]
     return [replace(p, live=n) for p, n in zip(found, live, strict=True)], skipped

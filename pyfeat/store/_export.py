@@ -51,7 +51,7 @@ def export(
     store: FeatureStore,
     out: str | os.PathLike[str],
     *,
-    format: str = "npy",  # noqa: A002  the word that fits
+    format: str = "npy",
     where: Where | None = None,
     dtype: DTypeLike | None = None,
 ) -> Export:

@@ -41,7 +41,7 @@ def write_hf(exported: Exported, out: Path) -> None:
                 s.write_batch(_batch(block, schema))
     info = {"features": features.to_dict(), "description": exported.space.to_json()}
     (out / "dataset_info.json").write_text(json.dumps(info))
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": exported.space.fingerprint[:16],
         "_format_columns": None,

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from pyfeat._identity import Space
 from pyfeat.errors import StoreError
 from pyfeat.store import _layout as layout
+from pyfeat.store._encoding import encode
 from pyfeat.store._lock import join
 from pyfeat.store._reader import Reader
 from pyfeat.store._reading import Keys, Reading
@@ -146,7 +147,8 @@ class FeatureStore(Reading):
         ----------
         keys : ndarray of shape (n, 16), uint8, or sequence of bytes of length 16
         rows : array-like of shape (n, dim)
-            Converted to the dtype of the space. A key that is here already gets the new row.
+            Rounded to the dtype of the space, as `pyfeat.ops.quantize_rows` does; an int8 row that
+            holds NaN or infinity comes back as NaN. A key that is here already gets the new row.
 
         Raises
         ------
@@ -157,16 +159,17 @@ class FeatureStore(Reading):
             then, whole and right.
         """
         keys = as_keys(keys)
-        values = np.ascontiguousarray(rows, dtype=self.space.dtype)
+        values = np.asarray(rows, self.space.numpy_dtype)
         if values.shape != (len(keys), self.space.dim):
             raise ValueError(
                 f"rows must have shape {(len(keys), self.space.dim)}, got {values.shape}"
             )
+        raw = encode(values, self.space.dtype)
         with self._lock:
             if self.mode == "r" or self._closed:
                 state = "mode='r'" if self.mode == "r" else "a closed store"
                 raise StoreError(f"{self.path} must be open with mode='a' to put rows, got {state}")
-            if len(keys) and self._writer.append(keys, values):
+            if len(keys) and self._writer.append(keys, raw):
                 self.refresh()
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""One row of a space, kept with what it was computed from: what `verify --recompute` begins with."""
+"""One row of a space that can be computed again anywhere, for `verify --recompute`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Golden:
     name : str
         Of an input that pyfeat makes itself, the same everywhere.
     row : ndarray of shape (dim,), float32
-        As the backbone gave it, not rounded to the dtype of the space.
+        As a store of the space gives it back.
     """
 
     name: str

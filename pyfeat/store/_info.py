@@ -12,7 +12,7 @@ from pyfeat.errors import StoreError
 from pyfeat.store import _layout as layout
 from pyfeat.store._item_lists import count_items
 from pyfeat.store._items import Item
-from pyfeat.store._live import count_live
+from pyfeat.store._live import count_rows
 from pyfeat.store._lock import take
 from pyfeat.store._reader import Reader
 
@@ -119,7 +119,7 @@ def _info_of(folder: Path, space: Space) -> SpaceInfo:
     reader = Reader(folder, space)
     reader.refresh([])
     sources = reader.sources([])
-    stored, rows = sum(map(len, sources)), count_live(sources)
+    stored, rows = count_rows(sources)
     tails = layout.files(folder, layout.TAIL)
     images, bad = count_items(folder)
     parts = space.parts

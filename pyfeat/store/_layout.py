@@ -8,8 +8,6 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from pyfeat._identity import Space, canonical_json
 from pyfeat._model_file import make_folder, replace_file
 from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
@@ -27,7 +25,9 @@ TAIL_HEADER_BYTES = 64
 # A hidden tail this old was left behind: its writer gives it its name within microseconds.
 ABANDONED_SECONDS = 60
 
-SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16"}
+SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+SCALE_BYTES = {"float32": 0, "float16": 0, "bfloat16": 0, "int8": 4}
 
 
 def new_id(token: str | None = None) -> str:
@@ -86,8 +86,8 @@ def create_store(root: Path) -> None:
 
 
 def row_bytes(space: Space) -> int:
-    """Return the size of one stored row."""
-    return space.dim * np.dtype(space.dtype).itemsize
+    """Return the size of one stored row, its scale included."""
+    return SCALE_BYTES[space.dtype] + space.dim * ITEM_BYTES[space.dtype]
 
 
 def space_folder(root: Path, space: Space) -> Path:

@@ -98,23 +98,23 @@ def is_in(keys: NDArray[np.uint8], wanted: NDArray[np.void] | None) -> NDArray[n
     return found
 
 
-def count_live(sources: Sequence[Source]) -> int:
-    """Return how many different keys there are, holding a part of them in memory at a time."""
+def count_rows(sources: Sequence[Source]) -> tuple[int, int]:
+    """Return how many rows there are, and how many different keys.
+
+    Holds a part of the keys in memory at a time.
+    """
     tables = [_table(s) for s in sources]
     total = sum(n for n, _ in tables)
     if sum(n > 0 for n, _ in tables) < 2:
-        return total
+        return total, total
     parts = -(-total // _PART)
     bounds = [(i << 64) // parts for i in range(1, parts)]
     cuts = [[0, *(_first_not_below(t, bound) for bound in bounds), t[0]] for t in tables]
-    return sum(
-        _distinct(
-            np.concatenate(
-                [read(c[i], c[i + 1]) for (_, read), c in zip(tables, cuts, strict=True)]
-            )
-        )
-        for i in range(parts)
-    )
+    counted = 0
+    for i in range(parts):
+        pieces = [read(c[i], c[i + 1]) for (_, read), c in zip(tables, cuts, strict=True)]
+        counted += _distinct(np.concatenate(pieces))
+    return total, counted
 
 
 _Table = tuple[int, Callable[[int, int], NDArray[np.uint8]]]

@@ -73,8 +73,9 @@ class Reading(ABC):
         ----------
         keys : ndarray of shape (n, 16), uint8, or (n,), V16, or sequence of bytes of length 16
             Arrays are faster.
-        dtype : {"float32", "float16"}, default=that of the space
-            Of the result. float16 rows become float32 while they are copied.
+        dtype : {"float32", "float16"}, optional
+            Of the result; by default float16 where rows are stored so, else float32. Rows become
+            float32 while they are copied.
 
         Returns
         -------
@@ -87,11 +88,9 @@ class Reading(ABC):
         CorruptStoreError
             If a row fails its checksum; names file and offset.
         ValueError
-            If `keys` has another form, or `dtype` is neither that of the space nor float32.
+            If `keys` has another form, or `dtype` is float16 and the rows are not, or another.
         """
-        wanted = np.dtype(self.space.dtype if dtype is None else dtype)
-        if wanted not in (self.space.dtype, np.float32):
-            raise ValueError(f"dtype must be {self.space.dtype} or float32, got {wanted}")
+        wanted = _wanted_dtype(dtype, self.space)
         keys = as_keys(keys)
         sources = self._sources()
         return at.read_rows(sources, keys, at.locate_all(sources, keys), self.space, wanted)
@@ -156,3 +155,13 @@ class Reading(ABC):
             return at.read_rows(sources, keys[positions], where, self.space)
 
         return View(keys, self.space, lambda: np.lexsort((located.row, located.source)), read)
+
+
+def _wanted_dtype(dtype: DTypeLike | None, space: Space) -> np.dtype[Any]:
+    own = space.numpy_dtype
+    allowed = {str(own): own, "float32": np.dtype(np.float32)}
+    # By name: numpy does not know bfloat16.
+    name = str(own) if dtype is None else dtype if isinstance(dtype, str) else str(np.dtype(dtype))
+    if name not in allowed:
+        raise ValueError(f"dtype must be {' or '.join(allowed)}, got {name}")
+    return allowed[name]

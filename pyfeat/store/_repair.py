@@ -105,8 +105,8 @@ def repair(path: str | os.PathLike[str]) -> Repair:
       header and tables, also when it was cut off; then it is called `.damaged`.
     - A tail of a dead writer is sealed as always.
     - Of a list the good lines are kept.
-    - A description of a space is mended where one byte of it is wrong, or the golden row has a copy;
-      else the next job that writes into the space mends it.
+    - A description of a space is mended where one byte of it is wrong, or the golden row has a
+      copy; else the next job that writes into the space mends it.
 
     A crash on the way leaves rows twice at most, which `compact` drops; run it again.
 

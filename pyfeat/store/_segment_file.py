@@ -10,7 +10,7 @@ from typing import Any
 from pyfeat._core import Segment
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
-from pyfeat.store._layout import SAFETENSORS_DTYPE, row_bytes
+from pyfeat.store._layout import SAFETENSORS_DTYPE, SCALE_BYTES, row_bytes
 
 MAX_HEADER = 1 << 20
 MAX_ROWS = 1 << 48  # the offsets of the tables before the rows fit into 64 bits
@@ -40,13 +40,16 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def expected_header(n: int, space: Space) -> dict[str, Any]:
     """Return dtype, shape and offsets that the tensors of a segment of `n` rows must have."""
-    size = row_bytes(space)
+    scale = SCALE_BYTES[space.dtype]
     shapes = {
         "keys": ("U8", [n, KEY_BYTES], n * KEY_BYTES),
         "order": ("U64", [n], n * 8),
         "crcs": ("U32", [n], n * 4),
-        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * size),
+        "scales": ("F32", [n], n * scale),
+        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * (row_bytes(space) - scale)),
     }
+    if not scale:
+        del shapes["scales"]
     header, begin = {}, 0
     for name, (dtype, shape, size) in shapes.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
@@ -68,16 +71,15 @@ def open_segment(path: Path, space: Space) -> Segment:
     return map_segment(path, n, begin, space)
 
 
-def map_segment(
-    path: Path, n: int, begin: int, space: Space, there: int | None = None
-) -> Segment:
+def map_segment(path: Path, n: int, begin: int, space: Space, there: int | None = None) -> Segment:
     """Map a file as a segment of `n` rows whose tensors begin at an offset, whatever its header.
 
     `there` is how many rows the file still has, where it was cut off: only `intact` is asked then.
     """
     header = expected_header(n, space)
     offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
-    return Segment(os.fsencode(path), n, row_bytes(space), **offsets)
+    row = row_bytes(space) - SCALE_BYTES[space.dtype]
+    return Segment(os.fsencode(path), n, row, **offsets, there=n if there is None else there)
 
 
 def check_header(path: Path, space: Space) -> tuple[int, int]:
