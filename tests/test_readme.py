@@ -50,6 +50,7 @@ def test_readme_names_only_commands_that_exist() -> None:
     from pyfeat.cli import (  # noqa: F401  they register their commands
         _app,
         _data,
+        _extract,
         _model,
         _store,
         _tools,

@@ -201,7 +201,13 @@ def main() -> None:
     # The threads that decode and those of the backbone share the cores: a thread that waits for
     # the others of its team must not burn the core they need. torch reads this once, when it loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pyfeat.cli import _data, _model, _store, _tools  # noqa: F401  they register their commands
+    from pyfeat.cli import (  # noqa: F401  they register their commands
+        _data,
+        _extract,
+        _model,
+        _store,
+        _tools,
+    )
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -6,12 +6,14 @@ from pyfeat.extract._inputs import Input, key_of
 from pyfeat.extract._progress import progress_of
 from pyfeat.extract._readers import reader_of
 from pyfeat.extract._run import Outcome, RunOptions, row_space, run
+from pyfeat.extract._times import Times
 
 __all__ = [
     "FeatureExtractor",
     "Input",
     "Outcome",
     "RunOptions",
+    "Times",
     "engine_of",
     "key_of",
     "progress_of",

@@ -32,7 +32,8 @@ def import_files(
     store : path-like
         Folder of the store; made when it is not there.
     rows : path-like
-        File of an array (n, dim), or folder with `rows.npy`, `keys.npy`, `names.jsonl`, `space.json`.
+        File of an array (n, dim), or folder with `rows.npy`, `keys.npy`, `names.jsonl` and
+        `space.json`.
     keys : path-like, optional
         File of an array (n, 16) of uint8; by default the keys of the files that the names are.
     names : path-like, optional

@@ -9,7 +9,8 @@ from pyfeat.store._golden import Golden, has_golden, read_golden, write_golden
 from pyfeat.store._import import import_rows
 from pyfeat.store._info import SpaceInfo, info
 from pyfeat.store._item_lists import items_where, quarantined
-from pyfeat.store._items import Item, read_items, write_items
+from pyfeat.store._item_log import ItemLog, quarantined_names, write_items
+from pyfeat.store._items import Item, read_items
 from pyfeat.store._names import sample_items
 from pyfeat.store._repair import Loss, Repair, repair
 from pyfeat.store._verify import Damage, verify
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureStore",
     "Golden",
     "Item",
+    "ItemLog",
     "Loss",
     "Removal",
     "Repair",
@@ -36,6 +38,7 @@ __all__ = [
     "info",
     "items_where",
     "quarantined",
+    "quarantined_names",
     "read_golden",
     "read_items",
     "repair",

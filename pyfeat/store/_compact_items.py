@@ -10,7 +10,7 @@ from pathlib import Path
 from pyfeat import _core
 from pyfeat._model_file import replace_file
 from pyfeat.errors import StoreWarning
-from pyfeat.store._items import parse_line
+from pyfeat.store._items import parse_item
 from pyfeat.store._layout import ITEMS, files
 from pyfeat.store._merge import name_after
 
@@ -29,10 +29,9 @@ def compact_items(folder: Path) -> tuple[int, int]:
     for group in _groups(lists):
         lines: dict[str, bytes] = {}
         for line in (line for file in group for line in file.read_bytes().splitlines()):
-            item = parse_line(line)
-            assert item is not None  # `_groups` has seen to it
-            lines.pop(item.name, None)
-            lines[item.name] = line
+            if (item := parse_item(line)) is not None:  # `_groups` has seen to it
+                lines.pop(item.name, None)
+                lines[item.name] = line
         replace_file(name_after(group[-1]), b"\n".join(lines.values()) + b"\n")
         for file in group:
             _core.remove_file(os.fsencode(file))
@@ -57,7 +56,7 @@ def _groups(lists: list[Path]) -> Iterator[list[Path]]:
 
 def _is_whole(file: Path) -> bool:
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if parse_line(line) is None:
+        if parse_item(line) is None:
             message = f"{file}, line {number}: not an item; the list is not merged before a repair"
             warnings.warn(message, StoreWarning, stacklevel=6)
             return False

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 
 from pyfeat._identity import Space, content_key
 from pyfeat.store._feature_store import FeatureStore
-from pyfeat.store._items import Item, write_items
+from pyfeat.store._item_log import write_items
+from pyfeat.store._items import Item
 from pyfeat.store._reading import Keys
 from pyfeat.store._sources import as_keys
 

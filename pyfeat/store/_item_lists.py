@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pyfeat._identity import KEY_BYTES, Space, canonical_json
-from pyfeat.store._items import Item, parse_line, read_items
+from pyfeat.store._items import Item, parse_item, read_items
 from pyfeat.store._layout import ITEMS, files, space_folder
 
 Where = str | Callable[[Item], bool]
@@ -40,7 +40,7 @@ def count_items(folder: Path) -> tuple[int, list[Item]]:
                     with_row.append(name)
                     if bad:
                         bad.pop(name, None)
-                elif (item := parse_line(line)) is not None:
+                elif (item := parse_item(line)) is not None:
                     bad[hash(b'"name":' + canonical_json(item.name).encode())] = item
     names = np.unique(np.frombuffer(with_row, np.int64))
     images = len(names) - int(np.isin(names, np.fromiter(bad, np.int64, len(bad))).sum())

@@ -21,20 +21,19 @@ class Held:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
+        self._descriptor = descriptor
 
     def close(self) -> None:
         """Give the lock back."""
-        if self._descriptor is not None:
+        if self._descriptor >= 0:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor = -1
 
     def __del__(self) -> None:
         self.close()
 
     def still_has_its_name(self, path: Path) -> bool:
         """Return whether the locked file is the one that `path` names now."""
-        assert self._descriptor is not None
         mine = os.fstat(self._descriptor)
         try:
             named = path.stat()
@@ -83,13 +82,12 @@ def join(root: Path, space: Space) -> Held:
         try:
             held = take(path, exclusive=False, wait=True)
         except StoreError as error:
-            if error.errno == errno.ENOENT:  # removed just now: it is made again
-                continue
-            raise
-        assert held is not None
-        if held.still_has_its_name(path):
+            if error.errno != errno.ENOENT:
+                raise
+            held = None
+        if held is not None and held.still_has_its_name(path):
             return held
-        held.close()
+        # It was removed just now: it is made again.
 
 
 @contextmanager

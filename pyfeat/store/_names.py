@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyfeat._identity import Space
-from pyfeat.store._items import Item, parse_line
+from pyfeat.store._items import Item, parse_item
 from pyfeat.store._layout import ITEMS, files, space_folder
 
 # A place is the number of a list, and 40 bits of offset in it.
@@ -47,7 +47,7 @@ class Names:
         for number, file in enumerate(self._files):
             offset = 0
             for line in _lines(file):
-                if (item := parse_line(line)) is not None:
+                if (item := parse_item(line)) is not None:
                     names.append(hash(item.name))
                     keys.append(int.from_bytes((item.key or b"")[:8], "big"))
                     places.append(number << _OFFSET_BITS | offset)
@@ -125,7 +125,7 @@ class _Opened:
             self._handles[number] = self._stack.enter_context(self._lists[number].open("rb"))
         handle = self._handles[number]
         handle.seek(offset)
-        item = parse_line(handle.readline())
+        item = parse_item(handle.readline())
         if item is None:  # it was one when the list was read
             raise FileNotFoundError(str(self._lists[number]))
         return item

@@ -18,7 +18,7 @@ from pyfeat.errors import CorruptStoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store import _sources as at
 from pyfeat.store._golden import GOLDEN, check_golden
-from pyfeat.store._items import parse_line, read_items
+from pyfeat.store._items import parse_item, read_items
 from pyfeat.store._lock import administration
 from pyfeat.store._merge import MERGING, name_after, write_merged
 from pyfeat.store._reader import Reader
@@ -251,7 +251,7 @@ def _repair_segment(path: Path, space: Space, damage: list[Damage]) -> list[_Gon
 
 def _repair_items(path: Path) -> list[Loss]:
     lines = path.read_bytes().splitlines(keepends=True)
-    good = [line.rstrip(b"\n") for line in lines if parse_line(line) is not None]
+    good = [line.rstrip(b"\n") for line in lines if parse_item(line) is not None]
     if good:
         replace_file(name_after(path), b"\n".join(good) + b"\n")
     return [Loss(d.path, d.offset, None, (), d.reason) for d in check_items(path)]

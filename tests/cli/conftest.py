@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from pyfeat.cli import (  # noqa: F401  they register their commands
     _app,
     _data,
+    _extract,
     _model,
     _store,
     _tools,
