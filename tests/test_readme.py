@@ -47,7 +47,14 @@ def test_alignment_example_maps_source_rows(rng: np.random.Generator) -> None:
 
 
 def test_readme_names_only_commands_that_exist() -> None:
-    from pyfeat.cli import _app, _data, _model, _tools  # noqa: F401  they register their commands
+    from pyfeat.cli import (  # noqa: F401  they register their commands
+        _app,
+        _data,
+        _extract,
+        _model,
+        _store,
+        _tools,
+    )
 
     known = {c.name for c in _app.app.registered_commands}
     known |= {g.name for g in _app.app.registered_groups}

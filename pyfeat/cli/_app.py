@@ -127,7 +127,7 @@ def _group(path: tuple[str, ...]) -> typer.Typer:
     (name,) = path
     if name not in _groups:
         helps = {
-            "store": "Look into a store.",
+            "store": "Look into a store, and look after it.",
             "index": "Search for the images nearest to others.",
             "backbones": "List the backbones that `--backbone` takes, or look into one. "
             "`pyfeat backbones PATTERN` is `pyfeat backbones list PATTERN`.",
@@ -205,6 +205,7 @@ def main() -> None:
         _data,
         _extract,
         _model,
+        _store,
         _tools,
     )
 

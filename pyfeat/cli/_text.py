@@ -72,9 +72,13 @@ def extraction_text(s: ExtractSummary, *, report: bool = False) -> str:
     noun = {"image": "images", "text": "texts", "audio": "recordings"}.get(s.modality, "inputs")
     lines = [
         f"{s.total:,} {noun} in {s.seconds:.1f} s ({s.images_per_second:,.0f}/s): "
-        f"{s.computed:,} computed, {s.stored:,} from the store, {len(s.quarantined):,} not read",
+        f"{s.computed:,} computed, {s.hits:,} from the store, {s.duplicates:,} duplicate, "
+        f"{s.n_quarantined:,} not read",
         f"store {s.store}, space {s.space[:12]}",
     ]
+    if s.computed:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in s.shares.items())
+        lines.append(f"time: {shares}")
     if s.truncated:
         lines.append(f"texts cut to what the model takes: {s.truncated:,}")
     if report and s.fidelity is not None:
@@ -82,8 +86,9 @@ def extraction_text(s: ExtractSummary, *, report: bool = False) -> str:
     elif s.choice is not None:
         lines.append(f"engine {s.choice}")
     lines += [f"not read: {q.path}: {q.reason}" for q in s.quarantined[:MAX_LISTED]]
-    if len(s.quarantined) > MAX_LISTED:
-        lines.append(f"... and {len(s.quarantined) - MAX_LISTED:,} more (--json lists all)")
+    if s.n_quarantined > MAX_LISTED:
+        more = s.n_quarantined - MAX_LISTED
+        lines.append(f"... and {more:,} more (pyfeat store quarantine {s.store} lists all)")
     return "\n".join(lines)
 
 

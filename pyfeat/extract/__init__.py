@@ -5,12 +5,14 @@ from pyfeat.extract._feature_extractor import FeatureExtractor
 from pyfeat.extract._inputs import Input
 from pyfeat.extract._progress import progress_of
 from pyfeat.extract._run import Outcome, RunOptions, row_space, run
+from pyfeat.extract._times import Times
 
 __all__ = [
     "FeatureExtractor",
     "Input",
     "Outcome",
     "RunOptions",
+    "Times",
     "engine_of",
     "progress_of",
     "row_space",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ class Prepared:
         Whether something of it was cut off.
     reason : str
         Why it is bad.
+    item : Input, optional
+        The input itself, where it may have to be prepared again: its twin may get no row.
+    read, decode : float
+        Seconds it took to read and know it, and to make its tensor.
     """
 
     position: int
@@ -51,6 +56,9 @@ class Prepared:
     tensor: Tensor | None = None
     cut: bool = False
     reason: str = ""
+    item: Input | None = None
+    read: float = 0.0
+    decode: float = 0.0
 
 
 class Preparer:
@@ -81,23 +89,35 @@ class Preparer:
 
     def prepare(self, position: int, item: Input) -> Prepared:
         """Return one input as far as it needs to go. Never raises for a bad input."""
+        began = read_by = time.perf_counter()
         key = None
         try:
             content = self._reader.content(item.value, item.name)
             if self._is_stored is not None:
                 key = key_of(content)
-                if not self._claim(key):
-                    return Prepared(position, "repeated", key)
-                if self._is_stored(key):
-                    self.arrived(key)
-                    return Prepared(position, "stored", key)
+                if (status := self._known_as(key)) is not None:
+                    again = item if status == "repeated" else None
+                    seconds = time.perf_counter() - began
+                    return Prepared(position, status, key, item=again, read=seconds)
+            read_by = time.perf_counter()
             tensor, cut = self._reader.tensor(content, item.name)
         except (InputError, MemoryError) as error:
             if key is not None:
                 self.arrived(key)
             reason = error.reason if isinstance(error, InputError) else "it does not fit in memory"
-            return Prepared(position, "bad", reason=reason)
-        return Prepared(position, "ready", key, tensor, cut)
+            seconds = time.perf_counter() - began
+            return Prepared(position, "bad", reason=reason, read=seconds)
+        read, decode = read_by - began, time.perf_counter() - read_by
+        return Prepared(position, "ready", key, tensor, cut, read=read, decode=decode)
+
+    def _known_as(self, key: bytes) -> Status | None:
+        """Return why nothing is to be computed for a key; None claims it."""
+        if not self._claim(key):
+            return "repeated"
+        if self._is_stored is not None and self._is_stored(key):
+            self.arrived(key)
+            return "stored"
+        return None
 
     def _claim(self, key: bytes) -> bool:
         with self._lock:
@@ -148,7 +168,9 @@ def _bytes_of(prepared: Prepared) -> int:
     return 0 if prepared.tensor is None else prepared.tensor.untyped_storage().nbytes()
 
 
-def prepare_all(preparer: Preparer, inputs: Iterable[Input], ahead: int) -> Iterator[Prepared]:
+def prepare_all(
+    preparer: Preparer, inputs: Iterable[Input], ahead: int
+) -> Generator[Prepared, None, None]:
     """Yield every input in order while the next `ahead` are being prepared on threads.
 
     Fewer are where the tensors of those that are ready hold 1 GiB.

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+# The bar is told so often: an item may take microseconds.
+_SECONDS = 0.05
+
+Advance = Callable[[int], None]
 
 
 @contextmanager
 def progress_of(
-    progress: bool | Callable[[int, int], None], total: int
-) -> Iterator[Callable[[], None]]:
-    """Give a function to be called once for each item that is done.
+    progress: bool | Callable[[int, int], None], total: int, note: Callable[[], str] | None = None
+) -> Iterator[Advance]:
+    """Give a function to be called with the number of items that are done since the last call.
 
     Parameters
     ----------
     progress : bool or callable
         True for a bar on stderr; a callable gets (done, total).
     total : int
+    note : callable, optional
+        Returns what the bar says behind the remaining time.
     """
     if callable(progress):
         done = 0
 
-        def count() -> None:
+        def count(n: int) -> None:
             nonlocal done
-            done += 1
+            done += n
             progress(done, total)
 
         yield count
     elif progress:
-        with _bar(total) as advance:
+        with _bar(total, note or str) as advance:
             yield advance
     else:
-        yield lambda: None
+        yield lambda _: None
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
+def _bar(total: int, note: Callable[[], str]) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -54,14 +62,33 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f}/s" if task.speed else "-/s")
 
+    class NoteColumn(ProgressColumn):
+        """What the caller has to say."""
+
+        def render(self, _task: Task) -> Text:
+            return Text(note())
+
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         RateColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
+        NoteColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("features", total=total)
-        yield lambda: bar.advance(task)
+        done, told = 0, 0.0
+
+        def advance(n: int) -> None:
+            nonlocal done, told
+            done += n
+            if (now := time.perf_counter()) - told > _SECONDS:
+                told = now
+                bar.update(task, completed=done)
+
+        try:
+            yield advance
+        finally:
+            bar.update(task, completed=done)

@@ -67,7 +67,7 @@ def rows_of(
                     rows[outcome.position] = outcome.row
                 elif outcome.key is not None:
                     in_store[outcome.position] = outcome.key
-                advance()
+                advance(1)
         if open_store is not None and in_store:
             rows[list(in_store)] = open_store.get(list(in_store.values()))
     shaped = len(backbone.shapes) == 1

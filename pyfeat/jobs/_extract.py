@@ -1,22 +1,19 @@
-"""The batch job: many files into a store, resumable, never dying of one of them."""
+"""The batch job: many inputs into a store, resumable, never dying of one of them."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from pyfeat.backbones import Fidelity
-from pyfeat.extract import FeatureExtractor, Input, RunOptions, engine_of, progress_of, run
+from pyfeat.extract import FeatureExtractor, Input
 from pyfeat.jobs._collect_texts import Collected, collect_inputs
-from pyfeat.jobs._options import JobOptions, check_options
-from pyfeat.store import FeatureStore, Item, write_items
+from pyfeat.jobs._options import JobOptions, Options, check_options
+from pyfeat.jobs._run_job import Progress, run_job
+from pyfeat.jobs._summary import ExtractSummary
+from pyfeat.store import Item
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,81 +21,12 @@ if TYPE_CHECKING:
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Collected
 
 
-@dataclass(frozen=True)
-class Quarantined:
-    """An input that got no row.
-
-    Parameters
-    ----------
-    path : str
-    reason : str
-    """
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ExtractSummary:
-    """What a job did.
-
-    Parameters
-    ----------
-    store : str
-        Folder of the store.
-    space : str
-        Fingerprint of the rows.
-    total : int
-        Inputs seen: computed, stored and quarantined together.
-    computed : int
-        Images that went through the backbone.
-    stored : int
-        Images whose row was in the store when their turn came: from an earlier job, or from an
-        equal file of this one.
-    quarantined : list of Quarantined
-        Inputs without a row, with the reason.
-    seconds : float
-        Wall time, the loading of the backbone included.
-    images_per_second : float
-        Inputs a second while the job ran, loading not included.
-    modality : {"image", "text", "audio", "video"}
-        What the inputs are.
-    engine, precision : str
-        What computed the rows.
-    choice : str or None
-        One sentence: why this engine and precision, where one was to be chosen; else None.
-    truncated : int
-        Texts computed now that were longer than the model takes, and were cut.
-    fidelity : Fidelity or None
-        What was measured, to choose an engine or because it was asked for.
-    """
-
-    store: str
-    space: str
-    total: int
-    computed: int
-    stored: int
-    quarantined: list[Quarantined]
-    seconds: float
-    images_per_second: float
-    modality: str = "image"
-    engine: str = "torch"
-    precision: str = "fp32"
-    choice: str | None = None
-    truncated: int = 0
-    fidelity: Fidelity | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON values."""
-        return asdict(self)
-
-
 def extract(
     inputs: Inputs,
     store: str | os.PathLike[str],
     backbone: str | nn.Module | FeatureExtractor = "efficientnet_lite0",
     *,
-    progress: bool | Callable[[int, int], None] = False,
+    progress: Progress = False,
     **options: Unpack[JobOptions],
 ) -> ExtractSummary:
     """Put a row for every input into a store; run it again to go on where it stopped.
@@ -117,7 +45,7 @@ def extract(
         True shows a bar on stderr; a callable gets (done, total).
     **options : JobOptions
         decode, column, fidelity, shard, rehash, retry_failed, log_json, tensorboard, runner,
-        workers, address: see `JobOptions`.
+        workers, devices, address: see `JobOptions`.
 
     Returns
     -------
@@ -133,6 +61,9 @@ def extract(
         If the engine cannot run, or none is true enough.
     StoreError
         If the store cannot be written.
+    JobInterrupted
+        A KeyboardInterrupt: if Ctrl-C or SIGTERM asked the job to stop. Everything computed is in
+        the store; the same call goes on.
 
     Examples
     --------
@@ -147,69 +78,23 @@ def extract(
         settings = extractor.get_params(deep=False)
         extractor = FeatureExtractor(**{**settings, "decode": job.decode})
     found = collect_inputs(inputs, extractor.modality, job.column)
-    return extract_items(found, store, extractor, progress, fidelity=job.fidelity)[0]
+    return run_job(found, store, extractor, job, progress)
 
 
 def extract_items(
     inputs: Sequence[Input],
     store: str | os.PathLike[str],
     extractor: FeatureExtractor,
-    progress: bool | Callable[[int, int], None],
-    *,
-    fidelity: bool = False,
+    progress: Progress = False,
 ) -> tuple[ExtractSummary, list[Item]]:
-    """Do the work of `extract`; return what became of every input too, in their order."""
-    began = time.perf_counter()
-    # With the store, whose rows decide where an engine is to be chosen.
-    settings = extractor.get_params(deep=False)
-    extractor = FeatureExtractor(**{**settings, "store": store})
-    values = [item.value for item in inputs]
-    loaded = extractor.get_backbone(values)
-    measured = extractor.measure_fidelity(values) if fidelity else extractor.fidelity_
-    space = extractor.space_
-    options = RunOptions(
-        extractor.batch_size, extractor.deterministic, extractor.dtype, extractor.decode
-    )
+    """Do the work of `extract` in this process; return what became of every input too, in order.
+
+    For few inputs: `run_job` holds nothing of each.
+    """
     items: dict[int, Item] = {}
-    counts = {"computed": 0, "stored": 0, "bad": 0, "cut": 0}
-    running = time.perf_counter()
-    with FeatureStore(store, space) as open_store:
-        outcomes = run(inputs, loaded, open_store, options)
-        try:
-            with progress_of(progress, len(inputs)) as advance, closing(outcomes):
-                for o in outcomes:
-                    counts[o.status] += 1
-                    counts["cut"] += o.cut
-                    items[o.position] = Item(inputs[o.position].name, o.key, o.reason or None)
-                    advance()
-        finally:
-            known = [items[i] for i in sorted(items)]
-            write_items(store, space, known)
-    now = time.perf_counter()
-    engine, precision = engine_of(space.parts)
-    summary = ExtractSummary(
-        store=str(Path(store)),
-        space=space.fingerprint,
-        total=len(known),
-        computed=counts["computed"],
-        stored=counts["stored"],
-        quarantined=[Quarantined(i.name, i.reason) for i in known if i.reason is not None],
-        seconds=now - began,
-        images_per_second=len(known) / (now - running),
-        modality=loaded.modality,
-        engine=engine,
-        precision=precision,
-        choice=_choice(extractor, engine, precision),
-        truncated=counts["cut"],
-        fidelity=measured,
-    )
-    return summary, known
 
+    def keep(position: int, item: Item) -> None:
+        items[position] = item
 
-def _choice(extractor: FeatureExtractor, engine: str, precision: str) -> str | None:
-    """Return why an engine was taken; None where nothing was to be chosen."""
-    if "auto" not in (extractor.engine, extractor.precision):
-        return None
-    if extractor.fidelity_ is None:
-        return f"{engine} {precision}: what computed the rows that the store held"
-    return extractor.fidelity_.reason()
+    summary = run_job(inputs, store, extractor, Options(), progress, keep)
+    return summary, [items[i] for i in sorted(items)]

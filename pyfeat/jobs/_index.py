@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from pyfeat.index import FeatureIndex
 from pyfeat.jobs._collect_texts import collect_inputs
-from pyfeat.jobs._extract import ExtractSummary, Inputs, extract_items
+from pyfeat.jobs._extract import Inputs, extract_items
 from pyfeat.jobs._fit import choose_space
 from pyfeat.jobs._predict import extractor_of
+from pyfeat.jobs._summary import ExtractSummary
 from pyfeat.store import FeatureStore, read_items
 
 

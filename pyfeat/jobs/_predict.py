@@ -16,7 +16,8 @@ from pyfeat.backbones import AudioPreprocessing
 from pyfeat.extract import FeatureExtractor
 from pyfeat.heads import LogisticHead
 from pyfeat.jobs._collect_texts import collect_inputs
-from pyfeat.jobs._extract import ExtractSummary, Inputs, extract_items
+from pyfeat.jobs._extract import Inputs, extract_items
+from pyfeat.jobs._summary import ExtractSummary
 from pyfeat.ops import Preprocessing
 from pyfeat.store import FeatureStore
 

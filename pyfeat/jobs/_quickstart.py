@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from pyfeat.jobs._extract import ExtractSummary, extract
+from pyfeat.jobs._extract import extract
 from pyfeat.jobs._fit import choose_space
 from pyfeat.jobs._standardized import fit_standardized
+from pyfeat.jobs._summary import ExtractSummary
 from pyfeat.store import FeatureStore, View, read_items
 
 TEST_SHARE = 0.25

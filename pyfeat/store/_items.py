@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyfeat._identity import Space, canonical_json
-from pyfeat._model_file import replace_file
 from pyfeat.errors import StoreWarning
-from pyfeat.store._layout import ITEMS, create_space, create_store, files, new_id, space_folder
+from pyfeat.store._layout import ITEMS, files, space_folder
 
 
 @dataclass(frozen=True)
@@ -38,30 +37,11 @@ class Item:
     reason: str | None = None
 
 
-def write_items(path: str | os.PathLike[str], space: Space, items: Iterable[Item]) -> int:
-    """Add items to a store's list, all or nothing; what the list already says is left out.
-
-    Returns
-    -------
-    n_written : int
-    """
-    root = Path(path)
-    known = {i.name: i for i in read_items(root, space)}
-    fresh = [i for i in items if known.get(i.name) != i]
-    if not fresh:
-        return 0
-    create_store(root)
-    folder = create_space(root, space)
-    lines = (
-        canonical_json(
-            {"name": i.name, "key": i.key.hex()}
-            if i.key is not None
-            else {"name": i.name, "reason": i.reason}
-        )
-        for i in fresh
-    )
-    replace_file(folder / f"{new_id()}{ITEMS}", ("\n".join(lines) + "\n").encode())
-    return len(fresh)
+def item_line(item: Item) -> str:
+    """Return an item as the list has it, in one line."""
+    if item.key is not None:
+        return canonical_json({"name": item.name, "key": item.key.hex()})
+    return canonical_json({"name": item.name, "reason": item.reason})
 
 
 def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
@@ -70,14 +50,13 @@ def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
     Warns
     -----
     StoreWarning
-        If a line is not what `write_items` writes: it is left out.
+        If a line is not what `ItemLog` writes: it is left out.
     """
     known: dict[str, Item] = {}
     for file in reversed(files(space_folder(Path(path), space), ITEMS)):
         for number, item in parse_items(file):
             if item is None:
-                message = f"{file}, line {number}: not an item of a store; it is left out"
-                warnings.warn(message, StoreWarning, stacklevel=2)
+                damaged_line(file, number)
             else:
                 known[item.name] = item
     return [known[name] for name in sorted(known)]
@@ -86,11 +65,21 @@ def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
 def parse_items(file: Path) -> Iterator[tuple[int, Item | None]]:
     """Yield (line number, item) of a list; None for a line that is damaged."""
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        try:
-            value = json.loads(line)
-            key = bytes.fromhex(value["key"]) if "key" in value else None
-            item = Item(value["name"], key, value.get("reason"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            yield number, None
-        else:
-            yield number, item if (key is None) == (item.reason is not None) else None
+        yield number, parse_item(line)
+
+
+def parse_item(line: bytes) -> Item | None:
+    """Return the item that a line of a list tells of; None if it is damaged."""
+    try:
+        value = json.loads(line)
+        key = bytes.fromhex(value["key"]) if "key" in value else None
+        item = Item(value["name"], key, value.get("reason"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return item if (key is None) == (item.reason is not None) else None
+
+
+def damaged_line(file: Path, number: int) -> None:
+    """Warn that a line of a list is left out."""
+    message = f"{file}, line {number}: not an item of a store; it is left out"
+    warnings.warn(message, StoreWarning, stacklevel=3)

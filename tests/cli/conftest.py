@@ -14,6 +14,7 @@ from pyfeat.cli import (  # noqa: F401  they register their commands
     _data,
     _extract,
     _model,
+    _store,
     _tools,
 )
 from tests.jobs.conftest import class_folders, horrors, words  # noqa: F401  fixtures

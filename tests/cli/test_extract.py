@@ -130,7 +130,7 @@ def test_cells_of_a_column_are_texts(reviews: Path, tmp_path: Path, words: str, 
     result = run("extract", reviews, *arguments)
     assert result.exit_code == 3
     assert "4 texts in" in result.stdout
-    assert "2 computed, 1 from the store, 1 not read" in result.stdout
+    assert "2 computed, 0 from the store, 1 duplicate, 1 not read" in result.stdout
     assert f"not read: {reviews}#4: it is empty" in result.stdout
 
 

@@ -36,7 +36,7 @@ def command(arguments: list[str], out: str) -> None:
 def server() -> mp.context.ForkServerContext:
     """Processes that begin with everything imported: a kill hits the job, not an import."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["timm", "torchvision", "pyfeat.jobs", "pyfeat.cli._data"])
+    context.set_forkserver_preload(["timm", "torchvision", "pyfeat.jobs", "pyfeat.cli._extract"])
     return context
 
 
