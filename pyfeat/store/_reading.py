@@ -147,9 +147,13 @@ class Reading(ABC):
 
 def _wanted_dtype(dtype: DTypeLike | None, space: Space) -> np.dtype[Any]:
     own = space.numpy_dtype
-    allowed = {str(own): own, "float32": np.dtype(np.float32)}
-    # By name: numpy does not know bfloat16.
-    name = str(own) if dtype is None else dtype if isinstance(dtype, str) else str(np.dtype(dtype))
-    if name not in allowed:
-        raise ValueError(f"dtype must be {' or '.join(allowed)}, got {name}")
-    return allowed[name]
+    if dtype is None:
+        return own
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:  # such as bfloat16, which numpy does not know
+        wanted = None
+    if wanted not in (own, np.float32):
+        allowed = "float32" if own == np.float32 else f"{own} or float32"
+        raise ValueError(f"dtype must be {allowed}, got {dtype if wanted is None else wanted}")
+    return wanted
