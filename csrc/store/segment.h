@@ -24,8 +24,10 @@ struct SegmentLayout {
 // A mapped segment. Const methods may be called from any thread.
 class Segment {
  public:
-  // Throws StoreError when the file is shorter than the layout says.
-  Segment(const std::string& path, std::size_t n, std::size_t row_bytes, SegmentLayout layout);
+  // Throws StoreError when the file is shorter than the layout says. Of a file that was cut off
+  // `there` rows may be enough: of such a segment only tables and `intact` rows may be read.
+  Segment(const std::string& path, std::size_t n, std::size_t row_bytes, SegmentLayout layout,
+          std::size_t there);
 
   // rows[i] = row number of keys[i], or -1. Keys are hashes, so where one lies follows from its
   // value: guesses for several keys are mended side by side, so that none waits for memory alone.
@@ -49,8 +51,22 @@ class Segment {
   bool row_is_good(const std::uint8_t* key, std::uint64_t row) const;
   // Row numbers whose CRC does not fit, and of entries of `order` that name no row.
   std::vector<std::int64_t> damaged_rows() const;
+  // Keys and row numbers that belong together, by row number; also of keys whose entry in `order`
+  // is wrong, and of those with one wrong bit. The only thing to ask of damaged tables.
+  void intact(std::vector<std::uint8_t>& keys, std::vector<std::int64_t>& rows) const;
   // CRC32C of a byte range of the file.
   std::uint32_t crc_of(std::uint64_t offset, std::uint64_t size) const;
+  std::uint32_t crc(std::uint64_t row) const {
+    std::uint32_t crc;
+    std::memcpy(&crc, base_ + layout_.crcs + row * sizeof crc, sizeof crc);
+    return crc;
+  }
+  // Where the scale of a row lies. Only where there are scales.
+  const std::uint8_t* scale_at(std::uint64_t row) const {
+    return base_ + layout_.scales + row * kScaleBytes;
+  }
+  // The i-th key in ascending order, and those behind it.
+  const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
   // Keys in the order the rows were written.
   std::vector<std::uint8_t> keys_in_row_order() const;
 
@@ -62,11 +78,7 @@ class Segment {
   const std::string& path() const { return path_; }
 
  private:
-  const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
   Key key(std::size_t i) const { return Key::load(key_at(i)); }
-  const std::uint8_t* scale_at(std::uint64_t row) const {
-    return base_ + layout_.scales + row * kScaleBytes;
-  }
   const std::uint8_t* order_at(std::size_t i) const { return base_ + layout_.order + i * 8; }
   std::uint64_t order(std::size_t i) const;
   std::size_t better_guess(std::size_t guess, const Key& wanted) const;
@@ -76,6 +88,7 @@ class Segment {
   std::string path_;
   std::size_t n_;
   std::size_t row_bytes_;
+  std::size_t there_;
   SegmentLayout layout_;
   Mapping map_;
   const std::uint8_t* base_;

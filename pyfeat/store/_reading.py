@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from pyfeat._identity import Space
 from pyfeat.errors import StoreWarning
 from pyfeat.store import _sources as at
+from pyfeat.store._item_lists import Where, items_where
 from pyfeat.store._sources import Located, Sources, as_keys, locate
 from pyfeat.store._view import View
 
@@ -22,6 +24,7 @@ Keys = NDArray[np.uint8] | Sequence[bytes]
 class Reading(ABC):
     """The reading half of `FeatureStore`, over the files that `_sources` names."""
 
+    path: Path
     space: Space
 
     @abstractmethod
@@ -117,13 +120,16 @@ class Reading(ABC):
         rows[~intact] = np.nan
         return rows, intact
 
-    def view(self, keys: Keys | None = None) -> View:
+    def view(self, keys: Keys | None = None, *, where: Where | None = None) -> View:
         """Return an array-like of rows that reads them only when they are asked for.
 
         Parameters
         ----------
         keys : ndarray of shape (n, 16), uint8, or sequence of bytes of length 16, optional
             Rows and their order; by default all rows, in the order of `keys()`.
+        where : str or callable, optional
+            Instead of keys: one row for each input that fits, in order of name, as `items_where`
+            gives them. A glob on the name ("*/cat/*"), or a callable that is given the `Item`.
 
         Returns
         -------
@@ -133,7 +139,13 @@ class Reading(ABC):
         ------
         KeyError
             If a key has no row.
+        ValueError
+            If both `keys` and `where` are given.
         """
+        if where is not None:
+            if keys is not None:
+                raise ValueError("keys must be None with where, got both")
+            keys = [i.key for i in items_where(self.path, self.space, where) if i.key]
         keys = self.keys() if keys is None else as_keys(keys)
         sources = self._sources()
         located = at.locate_all(sources, keys)
