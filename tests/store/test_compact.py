@@ -137,7 +137,7 @@ def test_compact_that_fails_anywhere_loses_nothing_and_goes_on(
         shutil.copytree(tmp_path / "whole", root)
         core.fail_from_operation(n, errno.ENOSPC)
         try:
-            with pytest.raises(OSError, match=r"cannot|No space") as raised:
+            with pytest.raises(OSError, match="No space left") as raised:
                 compact(root)
         finally:
             core.fail_from_operation(0, 0)
