@@ -4,6 +4,7 @@
 
 #include "../store/crc32c.h"
 #include "../store/file_stats.h"
+#include "../store/merge.h"
 #include "../store/seal.h"
 #include "../store/segment.h"
 #include "../store/segment_index.h"
@@ -13,6 +14,7 @@
 
 namespace py = pybind11;
 using namespace pyfeat::store;
+using pyfeat::Item;
 
 namespace {
 
@@ -83,17 +85,20 @@ Gather check_gather(Source& source, const Bytes& keys, const Numbers& rows,
   return {n, keys.data(), rows.data(), p, out.mutable_data()};
 }
 
-// Returns the bytes of a row. All segments must have rows of one size.
+// Returns the bytes of a row. All segments must have rows of one size, with scales or without.
 std::size_t check_request(const Segments& segments, const Request& request, const Numbers& source,
                           const Numbers& row, const Bytes& out) {
   require(!segments.empty(), "segments must not be empty");
   const std::size_t row_bytes = segments[0]->row_bytes();
   for (const Segment* s : segments)
-    require(s && s->row_bytes() == row_bytes, "segments must have rows of one size");
+    require(s && s->row_bytes() == row_bytes && s->has_scales() == (request.item == Item::kInt8),
+            "segments must have rows of one size");
+  require(row_bytes % static_cast<std::size_t>(bytes_of(request.item)) == 0,
+          "a row must be whole items");
   const auto n = static_cast<py::ssize_t>(request.n);
   require(source.size() == n && row.size() == n, "source and row must have one number a key");
-  const std::size_t width = row_bytes * (request.widen ? 2 : 1);
-  require(out.ndim() == 2 && out.shape(0) == n && static_cast<std::size_t>(out.shape(1)) == width,
+  require(out.ndim() == 2 && out.shape(0) == n &&
+              static_cast<std::size_t>(out.shape(1)) == out_bytes(request, row_bytes),
           "out must have shape (n, bytes of a row)");
   for (std::size_t i = 0; i < request.n; ++i) {
     const auto s = static_cast<std::size_t>(request.source[i]);
@@ -151,14 +156,31 @@ void bind_segment(py::module_& m) {
   py::class_<Segment, std::shared_ptr<Segment>>(m, "Segment", "A mapped, sealed segment.")
       .def(py::init([](const std::string& path, std::size_t n, std::size_t row_bytes,
                        std::uint64_t keys, std::uint64_t order, std::uint64_t crcs,
-                       std::uint64_t rows) {
-             return Segment(path, n, row_bytes, {keys, order, crcs, rows});
+                       std::uint64_t rows, std::uint64_t scales, std::size_t there) {
+             return Segment(path, n, row_bytes, {keys, order, crcs, scales, rows}, there);
            }),
            py::arg("path"), py::arg("n"), py::arg("row_bytes"), py::arg("keys"), py::arg("order"),
-           py::arg("crcs"), py::arg("rows"))
+           py::arg("crcs"), py::arg("rows"), py::arg("scales") = 0,
+           py::arg("there") = ~std::size_t{0})
       .def("find", &find<const Segment>, py::arg("keys"))
       .def("damaged_rows", &Segment::damaged_rows, py::call_guard<py::gil_scoped_release>())
       .def("crc_of", &Segment::crc_of, py::call_guard<py::gil_scoped_release>())
+      .def("intact",
+           [](const Segment& s) {
+             std::vector<std::uint8_t> keys;
+             std::vector<std::int64_t> rows;
+             {
+               const py::gil_scoped_release release;
+               s.intact(keys, rows);
+             }
+             return py::make_tuple(as_keys(keys), as_array(rows));
+           })
+      .def("__len__", &Segment::size)
+      .def("sorted_keys",
+           [](const Segment& s, std::size_t begin, std::size_t end) {
+             require(begin <= end && end <= s.size(), "begin and end must lie in the segment");
+             return py::array_t<std::uint8_t>({end - begin, kKeyBytes}, s.key_at(begin));
+           })
       .def("keys", [](const Segment& s) { return as_keys(s.keys_in_row_order()); })
       .def("offset", &Segment::offset, py::arg("row"))
       .def_property_readonly("path", [](const Segment& s) { return as_path(s.path()); });
@@ -203,17 +225,21 @@ void bind_segments(py::module_& m) {
   m.def(
       "gather",
       [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,
-         Bytes out, bool widen, std::size_t threads) {
-        const Request request{keys.data(), source.data(), row.data(), count_keys(keys), widen};
+         Bytes out, int item, bool decode, std::size_t threads) {
+        require(0 <= item && item <= static_cast<int>(Item::kInt8), "item must be one of four");
+        const Request request{keys.data(),      source.data(),           row.data(),
+                              count_keys(keys), static_cast<Item>(item), decode};
         const std::size_t row_bytes = check_request(segments, request, source, row, out);
         std::uint8_t* to = out.mutable_data();
         const py::gil_scoped_release release;
         return gather(segments, row_bytes, request, to, threads);
       },
       py::arg("segments"), py::arg("keys"), py::arg("source"), py::arg("row"), py::arg("out"),
-      py::arg("widen"), py::arg("threads"),
-      "Writes the rows that `locate` found to `out`, (n, bytes) uint8, as they are or (`widen`)\n"
-      "float16 as float32; zeros where the source is no segment. Returns which fail their CRC.");
+      py::arg("item"), py::arg("decode"), py::arg("threads"),
+      "Writes the rows that `locate` found to `out`, (n, bytes) uint8: as float32 (`decode`), or "
+      "as\n"
+      "a tail has them; zeros where the source is no segment. Returns which fail their CRC.\n"
+      "Items: 0 float32, 1 float16, 2 bfloat16, 3 int8.");
 }
 
 void bind_file_stats(py::module_& m) {
@@ -237,6 +263,44 @@ void bind_file_stats(py::module_& m) {
       py::arg("names"), py::arg("threads"),
       "(size, mtime_ns) of files, (n, 2) int64, by names that end in a zero byte each; -1 for\n"
       "what is no regular file.");
+}
+
+RowFormat row_format(const std::string& dtype, std::size_t dim, std::size_t row_bytes,
+                     const std::string& space) {
+  return {dtype, dim, row_bytes, dtype == "I8" ? kScaleBytes : 0, space};
+}
+
+void bind_merge(py::module_& m) {
+  m.def(
+      "merge",
+      [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,
+         const std::string& hidden, const std::string& path, const std::string& dtype,
+         std::size_t dim, const std::string& space) {
+        const Picked picked{segments, keys.data(), source.data(), row.data(), count_keys(keys)};
+        const auto n = static_cast<py::ssize_t>(picked.n);
+        require(source.size() == n && row.size() == n, "source and row must have one number a key");
+        require(!segments.empty(), "segments must not be empty");
+        const std::size_t scale = dtype == "I8" ? kScaleBytes : 0;
+        const std::size_t row_bytes = segments[0]->row_bytes() + scale;
+        for (const Segment* s : segments)
+          require(s && s->row_bytes() + scale == row_bytes && s->has_scales() == (scale > 0),
+                  "segments must have rows of one size");
+        for (std::size_t i = 0; i < picked.n; ++i) {
+          const auto s = static_cast<std::size_t>(picked.source[i]);
+          require(
+              s < segments.size() && static_cast<std::size_t>(picked.row[i]) < segments[s]->size(),
+              "rows must lie in their segment");
+        }
+        const py::gil_scoped_release release;
+        merge(picked, row_format(dtype, dim, row_bytes, space), hidden, path);
+      },
+      py::arg("segments"), py::arg("keys"), py::arg("source"), py::arg("row"), py::arg("hidden"),
+      py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
+      "Writes rows of segments as a new segment. OSError if one fails its checksum.");
+  m.def("rename_file", &rename_file, py::arg("path"), py::arg("to"), "Also of folders.");
+  m.def("remove_file", &remove_file, py::arg("path"), "Also where it is not there.");
+  m.def("remove_folder", &remove_folder, py::arg("path"), "It must be empty.");
+  m.def("sync_folder_of", &sync_folder_of, py::arg("path"));
 }
 
 }  // namespace
@@ -266,8 +330,15 @@ void bind_store(py::module_& m) {
   m.def("fail_from_operation", &fail_from_operation, py::arg("n"), py::arg("code"),
         "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off.");
   m.def("operation_count", &operation_count, "Disk operations since the process began.");
-  m.def("seal", &seal, py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"),
-        py::arg("space"), py::arg("aside"), py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "seal",
+      [](Tail& tail, const std::string& path, const std::string& dtype, std::size_t dim,
+         const std::string& space, const std::string& aside) {
+        return seal(tail, path, row_format(dtype, dim, tail.row_bytes(), space), aside);
+      },
+      py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
+      py::arg("aside"), py::call_guard<py::gil_scoped_release>());
+  bind_merge(m);
   bind_tail(m);
   bind_segment(m);
   bind_segments(m);

@@ -164,6 +164,11 @@ void remove_file(const std::string& path) {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail(errno, "cannot remove", path);
 }
 
+void remove_folder(const std::string& path) {
+  operation("cannot remove", path);
+  if (::rmdir(path.c_str()) != 0 && errno != ENOENT) fail(errno, "cannot remove", path);
+}
+
 void sync_folder_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);

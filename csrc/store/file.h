@@ -77,6 +77,7 @@ class Mapping {
 
 void rename_file(const std::string& from, const std::string& to);
 void remove_file(const std::string& path);
+void remove_folder(const std::string& path);  // must be empty
 void sync_folder_of(const std::string& path);
 
 // Test seam: the n-th write, sync, rename or removal from now fails with `code` (an append after

@@ -17,11 +17,12 @@ constexpr std::size_t kWindow = 16;  // keys around the last guess that are comp
 }  // namespace
 
 Segment::Segment(const std::string& path, std::size_t n, std::size_t row_bytes,
-                 SegmentLayout layout)
-    : path_(path), n_(n), row_bytes_(row_bytes), layout_(layout) {
+                 SegmentLayout layout, std::size_t there)
+    : path_(path), n_(n), row_bytes_(row_bytes), there_(std::min(there, n)), layout_(layout) {
   const File file = File::open_for_reading(path);
   const std::uint64_t need = std::max({layout.keys + n * kKeyBytes, layout.order + n * 8,
-                                       layout.crcs + n * 4, layout.rows + n * row_bytes});
+                                       layout.crcs + n * 4, layout.rows + there_ * row_bytes,
+                                       layout.scales ? layout.scales + n * kScaleBytes : 0});
   if (file.size() < need) throw StoreError(EIO, "is shorter than its header says", path);
   map_ = Mapping(file, file.size());
   base_ = map_.data();
@@ -124,7 +125,9 @@ void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) 
 bool Segment::row_is_good(const std::uint8_t* key, std::uint64_t row) const {
   std::uint32_t stored;
   std::memcpy(&stored, base_ + layout_.crcs + row * 4, 4);
-  return crc32c(this->row(row), row_bytes_, crc32c(key, kKeyBytes)) == stored;
+  std::uint32_t crc = crc32c(key, kKeyBytes);
+  if (has_scales()) crc = crc32c(scale_at(row), kScaleBytes, crc);
+  return crc32c(this->row(row), row_bytes_, crc) == stored;
 }
 
 std::vector<std::int64_t> Segment::damaged_rows() const {
@@ -137,6 +140,40 @@ std::vector<std::int64_t> Segment::damaged_rows() const {
   for (std::size_t row = 0; row < n_; ++row)
     if (!seen[row]) damaged.push_back(static_cast<std::int64_t>(row));
   return damaged;
+}
+
+void Segment::intact(std::vector<std::uint8_t>& keys, std::vector<std::int64_t>& rows) const {
+  constexpr std::size_t kMostTries = 1 << 16;
+  std::vector<std::uint8_t> key_of_row(there_ * kKeyBytes);
+  std::vector<std::uint8_t> found(there_, 0);
+  std::vector<std::size_t> keys_left, rows_left;
+  const auto claim = [&](const std::uint8_t* key, std::uint64_t row) {
+    if (row >= there_ || found[row] || !row_is_good(key, row)) return false;
+    std::memcpy(key_of_row.data() + row * kKeyBytes, key, kKeyBytes);
+    return (found[row] = 1) == 1;
+  };
+  for (std::size_t i = 0; i < n_; ++i)
+    if (!claim(key_at(i), order(i))) keys_left.push_back(i);
+  for (std::size_t row = 0; row < there_; ++row)
+    if (!found[row]) rows_left.push_back(row);
+  // A wrong entry in `order` parts a good key from its good row, and so does a wrong bit of a key.
+  if (keys_left.size() * rows_left.size() <= kMostTries) {
+    for (std::size_t i : keys_left)
+      for (std::size_t row : rows_left) claim(key_at(i), row);
+    std::uint8_t key[kKeyBytes];
+    for (std::size_t i : keys_left)
+      for (int bit = 0; bit < 8 * static_cast<int>(kKeyBytes); ++bit) {
+        std::memcpy(key, key_at(i), kKeyBytes);
+        key[bit / 8] ^= static_cast<std::uint8_t>(1 << bit % 8);
+        claim(key, order(i));
+      }
+  }
+  for (std::size_t row = 0; row < there_; ++row) {
+    if (!found[row]) continue;
+    const std::uint8_t* key = key_of_row.data() + row * kKeyBytes;
+    keys.insert(keys.end(), key, key + kKeyBytes);
+    rows.push_back(static_cast<std::int64_t>(row));
+  }
 }
 
 std::uint32_t Segment::crc_of(std::uint64_t offset, std::uint64_t size) const {

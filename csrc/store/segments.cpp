@@ -1,6 +1,7 @@
 #include "segments.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "../cpu/dispatch.h"
 #include "../cpu/gather_rows.h"
@@ -14,11 +15,36 @@ constexpr double kBytesPerThread = 1 << 19;
 // Rows are checked right after they were copied, while they are in the first-level cache.
 constexpr std::size_t kBytesPerCheck = 12 << 10;
 
+// Writes rows as the request wants them; `scales` are those of int8 rows.
+void write_rows(const Request& request, const PickedRows& picked, const float* scales,
+                std::uint8_t* out) {
+  const bool has_scales = request.item == Item::kInt8;
+  if (request.decode) {
+    PYFEAT_KERNEL(widen_rows)
+    (picked, request.item, picked.bytes / bytes_of(request.item), has_scales ? scales : nullptr,
+     reinterpret_cast<float*>(out));
+    return;
+  }
+  if (!has_scales) return PYFEAT_KERNEL(copy_rows)(picked, out);
+  const auto bytes = static_cast<std::size_t>(picked.bytes);
+  for (std::ptrdiff_t i = 0; i < picked.count; ++i, out += kScaleBytes + bytes) {
+    std::memcpy(out, scales + i, kScaleBytes);
+    std::memcpy(out + kScaleBytes, picked.rows[i], bytes);
+  }
+}
+
 }  // namespace
+
+std::size_t out_bytes(const Request& request, std::size_t row_bytes) {
+  if (request.decode)
+    return row_bytes / static_cast<std::size_t>(bytes_of(request.item)) * sizeof(float);
+  return row_bytes + (request.item == Item::kInt8 ? kScaleBytes : 0);
+}
 
 std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes,
                                  const Request& request, std::uint8_t* out, std::size_t threads) {
-  const std::size_t n = request.n, out_bytes = row_bytes * (request.widen ? 2 : 1);
+  const std::size_t n = request.n, width = out_bytes(request, row_bytes);
+  const bool has_scales = request.item == Item::kInt8;
   const std::size_t step =
       std::max<std::size_t>(1, kBytesPerCheck / std::max<std::size_t>(1, row_bytes));
   const std::vector<std::uint8_t> zeros(row_bytes);
@@ -30,6 +56,7 @@ std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes
   const auto work = [&](std::size_t chunk, std::size_t) {
     const std::size_t begin = chunk * kRowsPerChunk, size = std::min(kRowsPerChunk, n - begin);
     const std::uint8_t* rows[kRowsPerChunk];
+    float scales[kRowsPerChunk];
     for (std::size_t i = 0; i < size; ++i) {
       const Segment* segment = segment_of(begin + i);
       const auto row = static_cast<std::uint64_t>(request.row[begin + i]);
@@ -41,13 +68,12 @@ std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes
       const PickedRows picked{rows + first, static_cast<std::ptrdiff_t>(count),
                               static_cast<std::ptrdiff_t>(size - first - count),
                               static_cast<std::ptrdiff_t>(row_bytes)};
-      std::uint8_t* to = out + at * out_bytes;
-      if (request.widen)
-        PYFEAT_KERNEL(widen_rows)(picked, Item::kFloat16,
-                                  static_cast<std::ptrdiff_t>(row_bytes / 2), nullptr,
-                                  reinterpret_cast<float*>(to));
-      else
-        PYFEAT_KERNEL(copy_rows)(picked, to);
+      for (std::size_t i = at; has_scales && i < at + count; ++i) {
+        const Segment* segment = segment_of(i);
+        const auto row = static_cast<std::uint64_t>(request.row[i]);
+        scales[i - begin] = segment ? segment->scale(row) : 0.0f;
+      }
+      write_rows(request, picked, scales + first, out + at * width);
       for (std::size_t i = at; i < at + count; ++i) {
         const Segment* segment = segment_of(i);
         damaged[i] = segment && !segment->row_is_good(request.keys + i * kKeyBytes,

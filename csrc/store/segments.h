@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../cpu/item.h"
 #include "segment.h"
 
 namespace pyfeat::store {
@@ -18,8 +19,12 @@ struct Request {
   const std::int64_t* source;
   const std::int64_t* row;
   std::size_t n;
-  bool widen;  // float16 rows become float32
+  Item item;    // what the rows are made of; int8 has scales
+  bool decode;  // rows become float32; else they are as in a tail: codes behind their scale
 };
+
+// Bytes of one row of the answer, where one in a segment has `row_bytes`.
+std::size_t out_bytes(const Request& request, std::size_t row_bytes);
 
 // out[i] = row i of the request. Returns the i whose key, row or CRC do not belong together.
 std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes,

@@ -65,8 +65,9 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         How many frames of a video, the middle ones of equal segments; of a shorter one all.
     max_length : int, optional
         Most tokens of a text, if fewer than the model takes.
-    dtype : {"float32", "float16"}, default="float32"
-        Type of the rows, returned and stored.
+    dtype : {"float32", "float16", "bfloat16", "int8"}, default="float32"
+        What rows are rounded to, returned and stored. Those of bfloat16 and int8 (a scale for each
+        row) are returned as float32, the very numbers that a store gives back.
     batch_size : int or "auto", default="auto"
         Images in one forward pass. "auto" shrinks when memory runs out.
     device : str or torch.device, default="auto"

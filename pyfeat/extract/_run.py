@@ -19,7 +19,7 @@ from pyfeat.extract._inputs import Input
 from pyfeat.extract._prepare import Prepared, Preparer, prepare_all
 from pyfeat.extract._readers import reader_of
 from pyfeat.extract._times import Times
-from pyfeat.store import FeatureStore
+from pyfeat.store import FeatureStore, as_kept
 
 FLUSH_SECONDS = 5.0
 # Numbers that may wait for others to share a batch with, about: 512 MiB.
@@ -237,13 +237,15 @@ def _compute(
     dtype, times = options
     began = time.perf_counter()
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is named below
-        rows = batches([p.tensor for p in ready if p.tensor is not None]).astype(dtype)
+        computed = batches([p.tensor for p in ready if p.tensor is not None])
+        rows = as_kept(computed, dtype)
     times.forward += time.perf_counter() - began
     finite = np.isfinite(rows).all(axis=1)
     if store is not None:
         began = time.perf_counter()
         good = [p.key for p, ok in zip(ready, finite, strict=True) if ok and p.key is not None]
-        store.put(good, rows[finite])
+        # As computed: rounded a second time, a row of int8 may get a scale one bit off.
+        store.put(good, computed[finite])
         for p in ready:
             if p.key is not None:
                 preparer.arrived(p.key)

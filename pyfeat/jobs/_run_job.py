@@ -14,6 +14,7 @@ import numpy as np
 from pyfeat.backbones import Fidelity
 from pyfeat.extract import FeatureExtractor, Input, Outcome, run
 from pyfeat.jobs._account import Account
+from pyfeat.jobs._golden import keep_golden
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
 from pyfeat.jobs._report import Report, listeners_of, reporting
@@ -80,6 +81,8 @@ def run_job(
                 _keep_hits(chosen, settled, keep)
                 notes = Notes(settled, memo)
                 stop = _do(job, account, report, notes, _of_rest(settled, keep))
+            if keep is None and account.computed and stop.signal is None:
+                keep_golden(store, space, backbone, job.run_options)
         now = time.perf_counter()
         summary = _summary(job, account, measured, (now - began, now - running))
         end = "end" if stop.signal is None else "interrupted"

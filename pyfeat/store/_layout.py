@@ -8,8 +8,6 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from pyfeat._identity import Space, canonical_json
 from pyfeat._model_file import make_folder, replace_file
 from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
@@ -27,7 +25,9 @@ TAIL_HEADER_BYTES = 64
 # A hidden tail this old was left behind: its writer gives it its name within microseconds.
 ABANDONED_SECONDS = 60
 
-SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16"}
+SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+SCALE_BYTES = {"float32": 0, "float16": 0, "bfloat16": 0, "int8": 4}
 
 
 def new_id(token: str | None = None) -> str:
@@ -86,8 +86,8 @@ def create_store(root: Path) -> None:
 
 
 def row_bytes(space: Space) -> int:
-    """Return the size of one stored row."""
-    return space.dim * np.dtype(space.dtype).itemsize
+    """Return the size of one stored row, its scale included."""
+    return SCALE_BYTES[space.dtype] + space.dim * ITEM_BYTES[space.dtype]
 
 
 def space_folder(root: Path, space: Space) -> Path:
@@ -105,6 +105,16 @@ def create_space(root: Path, space: Space) -> Path:
     return folder
 
 
+def space_folders(root: Path) -> list[Path]:
+    """Return the folders that hold rows of a space, in order of fingerprint."""
+    return [
+        folder
+        for folder in sorted((root / "spaces").glob("*"))
+        # Without a description its writer died before it had written a row; or it is removed.
+        if not folder.name.endswith(TEMPORARY) and (folder / SPACE).is_file()
+    ]
+
+
 def read_spaces(root: Path) -> list[Space]:
     """Return every space of a store, in order of fingerprint.
 
@@ -114,12 +124,11 @@ def read_spaces(root: Path) -> list[Space]:
         If the description of a space is damaged: it is left out.
     """
     spaces = []
-    for folder in sorted((root / "spaces").glob("*")):
-        if (folder / SPACE).is_file():  # else its writer died before it had written a row
-            try:
-                spaces.append(read_space(folder))
-            except CorruptStoreError as error:
-                warnings.warn(str(error), StoreWarning, stacklevel=3)
+    for folder in space_folders(root):
+        try:
+            spaces.append(read_space(folder))
+        except CorruptStoreError as error:
+            warnings.warn(str(error), StoreWarning, stacklevel=3)
     return spaces
 
 

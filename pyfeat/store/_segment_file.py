@@ -10,7 +10,7 @@ from typing import Any
 from pyfeat._core import Segment
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
-from pyfeat.store._layout import SAFETENSORS_DTYPE, row_bytes
+from pyfeat.store._layout import SAFETENSORS_DTYPE, SCALE_BYTES, row_bytes
 
 MAX_HEADER = 1 << 20
 MAX_ROWS = 1 << 48  # the offsets of the tables before the rows fit into 64 bits
@@ -40,13 +40,16 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def expected_header(n: int, space: Space) -> dict[str, Any]:
     """Return dtype, shape and offsets that the tensors of a segment of `n` rows must have."""
-    size = row_bytes(space)
+    scale = SCALE_BYTES[space.dtype]
     shapes = {
         "keys": ("U8", [n, KEY_BYTES], n * KEY_BYTES),
         "order": ("U64", [n], n * 8),
         "crcs": ("U32", [n], n * 4),
-        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * size),
+        "scales": ("F32", [n], n * scale),
+        "rows": (SAFETENSORS_DTYPE[space.dtype], [n, space.dim], n * (row_bytes(space) - scale)),
     }
+    if not scale:
+        del shapes["scales"]
     header, begin = {}, 0
     for name, (dtype, shape, size) in shapes.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
@@ -64,6 +67,29 @@ def open_segment(path: Path, space: Space) -> Segment:
     StoreError
         If the file cannot be opened, or is shorter than its header says.
     """
+    n, begin = check_header(path, space)
+    return map_segment(path, n, begin, space)
+
+
+def map_segment(path: Path, n: int, begin: int, space: Space, there: int | None = None) -> Segment:
+    """Map a file as a segment of `n` rows whose tensors begin at an offset, whatever its header.
+
+    `there` is how many rows the file still has, where it was cut off: only `intact` is asked then.
+    """
+    header = expected_header(n, space)
+    offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
+    row = row_bytes(space) - SCALE_BYTES[space.dtype]
+    return Segment(os.fsencode(path), n, row, **offsets, there=n if there is None else there)
+
+
+def check_header(path: Path, space: Space) -> tuple[int, int]:
+    """Return the number of rows, and where the tensors begin.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the header is not that of a segment of this space.
+    """
     header, begin = read_header(path)
     metadata = header.pop("__metadata__", None)
     wanted = {"format": "pyfeat-segment", "version": "1", "space": space.fingerprint}
@@ -77,8 +103,7 @@ def open_segment(path: Path, space: Space) -> Segment:
         raise CorruptStoreError(f"{path}, byte 8: {n} is no number of rows")
     if header != expected_header(n, space):
         raise CorruptStoreError(f"{path}, byte 8: the header does not fit the space of its folder")
-    offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
-    return Segment(os.fsencode(path), n, row_bytes(space), **offsets)
+    return n, begin
 
 
 def damaged_offsets(path: Path, segment: Segment) -> list[tuple[int, str]]:

@@ -14,6 +14,8 @@ from pyfeat._config import num_threads
 from pyfeat._core import Segment, SegmentIndex, Tail
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
+from pyfeat.store._encoding import ITEM, decode
+from pyfeat.store._layout import row_bytes
 
 Source = Segment | Tail
 
@@ -37,7 +39,12 @@ class Sources(list[Source]):
         super().__init__([*tails, *segments])
         self.tails = list(tails)
         self.segments = list(segments)
-        self.index = index
+        self.lookups = index
+
+    @classmethod
+    def of_segments(cls, segments: Sequence[Segment]) -> Sources:
+        """Return segments, newest first, without tails."""
+        return cls([], segments, SegmentIndex(list(segments)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def locate(sources: Sources, keys: NDArray[np.uint8]) -> Located:
     """Return the newest place of every key."""
     tails = sources.tails
     if not tails:
-        return Located(*sources.index.locate(keys, num_threads()))
+        return Located(*sources.lookups.locate(keys, num_threads()))
     source = np.full(len(keys), -1, np.int64)
     row = np.full(len(keys), -1, np.int64)
     open_positions = np.arange(len(keys))
@@ -75,7 +82,7 @@ def locate(sources: Sources, keys: NDArray[np.uint8]) -> Located:
         row[open_positions[hit]] = rows[hit]
         open_positions = open_positions[~hit]
     if sources.segments and len(open_positions):
-        numbers, rows = sources.index.locate(keys[open_positions], num_threads())
+        numbers, rows = sources.lookups.locate(keys[open_positions], num_threads())
         source[open_positions] = np.where(numbers < 0, -1, numbers + len(tails))
         row[open_positions] = rows
     return Located(source, row)
@@ -92,31 +99,62 @@ def gather(
 
     Returns
     -------
-    rows : ndarray of shape (n, dim), `dtype` or that of the space
+    rows : ndarray of shape (n, dim), `dtype`, or float32, or float16 where the space says so
         Rows of keys that are nowhere hold anything.
     damaged : list of (position, source, row)
         Rows that fail their checksum.
     """
+    rows = np.empty((len(keys), space.dim), space.numpy_dtype if dtype is None else dtype)
+    out = rows.view(np.uint8).reshape(len(keys), space.dim * rows.itemsize)
+    as_they_are = rows.dtype.name == space.dtype
+    return rows, _gather(sources, keys, located, space, None if as_they_are else rows, out)
+
+
+def gather_raw(
+    sources: Sources, keys: NDArray[np.uint8], located: Located, space: Space
+) -> tuple[NDArray[np.uint8], list[tuple[int, Source, int]]]:
+    """Read the rows of located keys as a tail has them: what `Writer.append` takes.
+
+    Returns
+    -------
+    raw : ndarray of shape (n, row bytes), uint8
+        Rows of keys that are nowhere hold anything.
+    damaged : list of (position, source, row)
+        Rows that fail their checksum.
+    """
+    raw = np.empty((len(keys), row_bytes(space)), np.uint8)
+    return raw, _gather(sources, keys, located, space, None, raw)
+
+
+def _gather(
+    sources: Sources,
+    keys: NDArray[np.uint8],
+    located: Located,
+    space: Space,
+    decoded: NDArray[Any] | None,
+    out: NDArray[np.uint8],
+) -> list[tuple[int, Source, int]]:
+    """Fill `out`, the bytes of `decoded` where rows are to be decoded; return what is damaged."""
     tails, segments = sources.tails, sources.segments
-    rows = np.empty((len(keys), space.dim), space.dtype if dtype is None else dtype)
     damaged: list[tuple[int, Source, int]] = []
     if segments:
         numbers = located.source - len(tails) if tails else located.source
-        out = rows.view(np.uint8).reshape(len(keys), space.dim * rows.itemsize)
-        widen = rows.dtype != space.dtype
-        bad = _core.gather(segments, keys, numbers, located.row, out, widen, num_threads())
+        item, decodes = ITEM[space.dtype], decoded is not None
+        bad = _core.gather(segments, keys, numbers, located.row, out, item, decodes, num_threads())
         damaged += [(int(i), segments[numbers[i]], int(located.row[i])) for i in bad]
     for number, tail in enumerate(tails):
         positions = np.flatnonzero(located.source == number)
         if not len(positions):
             continue
         where = located.row[positions]
-        part = np.empty((len(positions), space.dim), space.dtype)
-        out = part.view(np.uint8).reshape(len(positions), space.dim * part.itemsize)
-        bad = tail.gather(keys[positions], where, np.arange(len(positions)), out, num_threads())
-        rows[positions] = part
+        raw = np.empty((len(positions), row_bytes(space)), np.uint8)
+        bad = tail.gather(keys[positions], where, np.arange(len(positions)), raw, num_threads())
+        if decoded is None:
+            out[positions] = raw
+        else:
+            decoded[positions] = decode(raw, space.dtype)
         damaged += [(int(positions[i]), tail, int(where[i])) for i in bad]
-    return rows, damaged
+    return damaged
 
 
 def locate_all(sources: Sources, keys: NDArray[np.uint8]) -> Located:
