@@ -208,7 +208,20 @@ void bind_segments(py::module_& m) {
           },
           py::arg("keys"), py::arg("threads"),
           "(segment, row) of every key, int64: the first segment that holds it; -1 where none "
-          "does.");
+          "does.")
+      .def(
+          "keys",
+          [](const SegmentIndex& index, std::size_t threads) {
+            std::vector<std::uint8_t> keys;
+            {
+              const py::gil_scoped_release release;
+              keys = index.keys(threads);
+            }
+            return as_keys(keys);
+          },
+          py::arg("threads"), "Every key once, (n, 16) uint8, in the order the rows were written.")
+      .def("count_keys", &SegmentIndex::count_keys, py::arg("threads"),
+           py::call_guard<py::gil_scoped_release>());
   m.def(
       "gather",
       [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,

@@ -14,11 +14,6 @@ constexpr std::size_t kKeysAtOnce = 16;
 constexpr int kBetterGuesses = 3;
 constexpr std::size_t kWindow = 16;  // keys around the last guess that are compared at once
 
-// Where among n sorted hashes one with these leading bits is expected.
-std::size_t expected_position(std::uint64_t high, std::size_t n) {
-  return static_cast<std::size_t>((static_cast<unsigned __int128>(high) * n) >> 64);
-}
-
 }  // namespace
 
 Segment::Segment(const std::string& path, std::size_t n, std::size_t row_bytes,
@@ -43,10 +38,10 @@ std::uint64_t Segment::order(std::size_t i) const {
 std::size_t Segment::better_guess(std::size_t guess, const Key& wanted) const {
   const std::uint64_t there = key(guess).high;
   if (wanted.high < there) {
-    const std::size_t back = expected_position(there - wanted.high, n_);
+    const std::size_t back = expected_position(there - wanted.high);
     return guess > back ? guess - back : 0;
   }
-  const std::size_t on = expected_position(wanted.high - there, n_);
+  const std::size_t on = expected_position(wanted.high - there);
   return std::min(guess + on, n_ - 1);
 }
 
@@ -102,7 +97,7 @@ void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) 
     std::size_t at[kKeysAtOnce];
     for (std::size_t j = 0; j < m; ++j) {
       wanted[j] = Key::load(keys + (begin + j) * kKeyBytes);
-      at[j] = expected_position(wanted[j].high, n_);
+      at[j] = expected_position(wanted[j].high);
       __builtin_prefetch(key_at(at[j]));
     }
     for (int round = 0; round < kBetterGuesses; ++round) {

@@ -14,7 +14,8 @@ constexpr double kKeysPerThread = 4096;
 constexpr std::size_t kFewestSegments = 3;  // that a map is made for
 // A key goes into the map in the time in which this many segments are asked for one.
 constexpr std::size_t kAskedPerKey = 2;
-constexpr std::size_t kKeysAtOnce = 32;  // whose buckets are asked of memory side by side
+constexpr std::size_t kKeysPerRange = 8192;  // that are sorted at a time
+constexpr std::size_t kKeysAtOnce = 32;      // whose buckets are asked of memory side by side
 
 // Answers for a chunk of keys.
 struct Chunk {
@@ -114,6 +115,28 @@ void ask_candidates(const Held& segments, const KeyMap& map, const Chunk& c) {
   }
 }
 
+// A key, and where it lies.
+struct Place {
+  Key key;
+  std::size_t segment;
+  std::uint64_t row;
+};
+
+// Those of all segments whose leading bits are from `begin` to before `end`; 0 is the end of all.
+std::vector<Place> places_between(const Held& segments, std::uint64_t begin, std::uint64_t end) {
+  std::vector<Place> places;
+  for (std::size_t s = 0; s < segments.size(); ++s) {
+    const Segment& segment = *segments[s];
+    const std::size_t last = end == 0 ? segment.size() : segment.count_below({end, 0});
+    for (std::size_t i = segment.count_below({begin, 0}); i < last; ++i) {
+      const std::uint64_t row = segment.row_of(i);
+      if (row < segment.size())
+        places.push_back({Key::load(segment.sorted_keys() + i * kKeyBytes), s, row});
+    }
+  }
+  return places;
+}
+
 }  // namespace
 
 SegmentIndex::SegmentIndex(Held segments) : segments_(std::move(segments)) {
@@ -161,6 +184,48 @@ void SegmentIndex::locate(const std::uint8_t* keys, std::size_t n, std::int64_t*
   };
   parallel((n + kKeysPerChunk - 1) / kKeysPerChunk,
            worthwhile_threads(threads, static_cast<double>(n), kKeysPerThread), work);
+}
+
+std::vector<std::vector<std::uint8_t>> SegmentIndex::repeated(std::size_t threads) const {
+  std::vector<std::vector<std::uint8_t>> flags;
+  for (const auto& segment : segments_) flags.emplace_back(segment->size());
+  if (segments_.size() < 2) return flags;
+  // Keys are hashes: equal ranges of their leading bits hold about as many.
+  const std::size_t ranges = keys_ / kKeysPerRange + 1;
+  const auto bound = [&](std::size_t i) {
+    return static_cast<std::uint64_t>((static_cast<unsigned __int128>(i) << 64) / ranges);
+  };
+  const auto work = [&](std::size_t i, std::size_t) {
+    std::vector<Place> places = places_between(segments_, bound(i), bound(i + 1));
+    std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+      return a.key == b.key ? a.segment > b.segment : a.key < b.key;
+    });
+    for (std::size_t k = 1; k < places.size(); ++k)
+      if (places[k].key == places[k - 1].key) flags[places[k].segment][places[k].row] = 1;
+  };
+  parallel(ranges, worthwhile_threads(threads, static_cast<double>(keys_), kKeysPerRange), work);
+  return flags;
+}
+
+std::vector<std::uint8_t> SegmentIndex::keys(std::size_t threads) const {
+  const auto flags = repeated(threads);
+  std::vector<std::uint8_t> all;
+  all.reserve(keys_ * kKeyBytes);
+  for (std::size_t s = segments_.size(); s-- > 0;) {
+    const std::vector<std::uint8_t> own = segments_[s]->keys_in_row_order();
+    for (std::size_t row = 0; row < flags[s].size(); ++row) {
+      const auto key = own.begin() + static_cast<std::ptrdiff_t>(row * kKeyBytes);
+      if (!flags[s][row]) all.insert(all.end(), key, key + kKeyBytes);
+    }
+  }
+  return all;
+}
+
+std::size_t SegmentIndex::count_keys(std::size_t threads) const {
+  std::size_t n = keys_;
+  for (const auto& flags : repeated(threads))
+    n -= static_cast<std::size_t>(std::count(flags.begin(), flags.end(), 1));
+  return n;
 }
 
 }  // namespace pyfeat::store

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyfeat._identity import Space, canonical_json
 from pyfeat.backbones import ENGINES, Backbone, Fidelity, choose_engine
 from pyfeat.errors import InputError
-from pyfeat.extract._inputs import Input
+from pyfeat.extract._inputs import Input, content_of
 from pyfeat.extract._readers import reader_of
 from pyfeat.store import FeatureStore
 
@@ -164,7 +164,7 @@ def _readable(reader: Any, inputs: Sequence[Input]) -> Iterator[Tensor]:
     for i in np.unique(np.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs))).astype(int)):
         item = inputs[i]
         try:
-            tensor = reader.tensor(reader.content(item.value, item.name), item.name)[0]
+            tensor = reader.tensor(content_of(reader, item), item.name)[0]
         except (InputError, MemoryError):
             continue
         yield tensor[:_WINDOWS] if tensor.ndim == 2 else tensor

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyfeat._config import num_threads
 from pyfeat.errors import InputError
-from pyfeat.extract._inputs import Input, key_of
+from pyfeat.extract._inputs import Input, content_of, key_of
 from pyfeat.extract._readers import Reader
 
 # Bytes of finished tensors from which on no more are made ahead: hours of sound are long.
@@ -92,7 +92,7 @@ class Preparer:
         began = read_by = time.perf_counter()
         key = None
         try:
-            content = self._reader.content(item.value, item.name)
+            content = content_of(self._reader, item)
             if self._is_stored is not None:
                 key = key_of(content)
                 if (status := self._known_as(key)) is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pyfeat._config import num_threads
 from pyfeat._identity import Space
 from pyfeat.errors import StoreWarning
 from pyfeat.store import _sources as at
@@ -32,7 +33,8 @@ class Reading(ABC):
         """Return where rows lie now, newest first. The lock is held only for that long."""
 
     def __len__(self) -> int:
-        return len(self.keys())
+        sources = self._sources()
+        return len(self.keys()) if sources.tails else sources.lookups.count_keys(num_threads())
 
     def keys(self) -> NDArray[np.uint8]:
         """Return every key once, in the order the rows were written (oldest file first).
@@ -41,12 +43,14 @@ class Reading(ABC):
         -------
         keys : ndarray of shape (n, 16), uint8
         """
-        parts = [s.keys() for s in reversed(self._sources())]
-        keys = np.concatenate([np.empty((0, 16), np.uint8), *parts])
-        if len(parts) < 2:
-            return keys
-        _, first = np.unique(keys.view("V16").ravel(), return_index=True)
-        return keys[np.sort(first)]
+        sources = self._sources()
+        sealed = sources.lookups.keys(num_threads())
+        if not sources.tails:
+            return sealed
+        fresh = np.concatenate([tail.keys() for tail in reversed(sources.tails)])
+        fresh = fresh[sources.lookups.locate(fresh, num_threads())[0] < 0]
+        _, first = np.unique(fresh.view("V16").ravel(), return_index=True)
+        return np.concatenate([sealed, fresh[np.sort(first)]])
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Return for each key whether its row is here.
