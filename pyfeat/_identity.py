@@ -64,8 +64,7 @@ class Space:
     dim : int
         Number of columns of a row.
     dtype : {"float32", "float16", "bfloat16", "int8"}, default="float32"
-        Type of the stored numbers; int8 rows have a scale each. Both of the latter are read as
-        float32.
+        Type of the stored numbers; int8 rows have a scale each.
     parts : mapping, optional
         Everything else that changes the numbers: weights, architecture, layer, pooling,
         preprocessing, precision. JSON values only.
@@ -74,6 +73,8 @@ class Space:
     ----------
     fingerprint : str of 64 hexadecimal digits
         BLAKE3 over the canonical JSON of all of the above.
+    numpy_dtype : numpy dtype
+        Of the rows in memory: float16 where `dtype` is that, else float32.
 
     Raises
     ------
@@ -114,7 +115,6 @@ class Space:
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """Type of the rows in memory: float32, or float16 where they are stored so."""
         return np.dtype("float16" if self.dtype == "float16" else "float32")
 
     def __hash__(self) -> int:

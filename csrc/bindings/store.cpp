@@ -6,12 +6,15 @@
 #include "../store/merge.h"
 #include "../store/seal.h"
 #include "../store/segment.h"
+#include "../store/segment_index.h"
 #include "../store/segments.h"
 #include "../store/tail.h"
 #include "bindings.h"
+#include "store_files.h"
 
 namespace py = pybind11;
 using namespace pyfeat::store;
+using pyfeat::as_path;
 using pyfeat::Item;
 
 namespace {
@@ -37,12 +40,6 @@ py::array_t<T> as_array(const std::vector<T>& values) {
 py::array_t<std::uint8_t> as_keys(const std::vector<std::uint8_t>& keys) {
   const auto n = static_cast<py::ssize_t>(keys.size() / kKeyBytes);
   return py::array_t<std::uint8_t>({n, static_cast<py::ssize_t>(kKeyBytes)}, keys.data());
-}
-
-// Names of files are bytes: what is no UTF-8 becomes a str as everywhere in Python.
-py::str as_path(const std::string& path) {
-  return py::reinterpret_steal<py::str>(
-      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size())));
 }
 
 template <typename Source>
@@ -145,13 +142,14 @@ void bind_tail(py::module_& m) {
       .def("sync_folder", [](const Tail& t) { sync_folder_of(t.path()); })
       .def("version", &Tail::version)
       .def("damaged_offsets", &Tail::damaged_offsets)
+      .def("read_again", &Tail::read_again, py::call_guard<py::gil_scoped_release>())
       .def("keys", [](Tail& t) { return as_keys(t.keys()); })
       .def("offset", &Tail::offset, py::arg("row"))
       .def_property_readonly("path", [](const Tail& t) { return as_path(t.path()); });
 }
 
 void bind_segment(py::module_& m) {
-  py::class_<Segment>(m, "Segment", "A mapped, sealed segment.")
+  py::class_<Segment, std::shared_ptr<Segment>>(m, "Segment", "A mapped, sealed segment.")
       .def(py::init([](const std::string& path, std::size_t n, std::size_t row_bytes,
                        std::uint64_t keys, std::uint64_t order, std::uint64_t crcs,
                        std::uint64_t rows, std::uint64_t scales, std::size_t there) {
@@ -185,21 +183,41 @@ void bind_segment(py::module_& m) {
 }
 
 void bind_segments(py::module_& m) {
-  m.def(
-      "locate",
-      [](const Segments& segments, const Bytes& keys, std::size_t threads) {
-        const std::size_t n = count_keys(keys);
-        Numbers source(static_cast<py::ssize_t>(n)), row(static_cast<py::ssize_t>(n));
-        std::int64_t *s = source.mutable_data(), *r = row.mutable_data();
-        const std::uint8_t* k = keys.data();
-        {
-          const py::gil_scoped_release release;
-          locate(segments, k, n, s, r, threads);
-        }
-        return py::make_tuple(source, row);
-      },
-      py::arg("segments"), py::arg("keys"), py::arg("threads"),
-      "(segment, row) of every key, int64: the first segment that holds it; -1 where none does.");
+  py::class_<SegmentIndex>(m, "SegmentIndex", "Look-ups in many segments, newest first.")
+      .def(py::init([](const std::vector<std::shared_ptr<Segment>>& segments) {
+             return std::make_unique<SegmentIndex>(
+                 std::vector<std::shared_ptr<const Segment>>(segments.begin(), segments.end()));
+           }),
+           py::arg("segments"))
+      .def(
+          "locate",
+          [](SegmentIndex& index, const Bytes& keys, std::size_t threads) {
+            const std::size_t n = count_keys(keys);
+            Numbers source(static_cast<py::ssize_t>(n)), row(static_cast<py::ssize_t>(n));
+            std::int64_t *s = source.mutable_data(), *r = row.mutable_data();
+            const std::uint8_t* k = keys.data();
+            {
+              const py::gil_scoped_release release;
+              index.locate(k, n, s, r, threads);
+            }
+            return py::make_tuple(source, row);
+          },
+          py::arg("keys"), py::arg("threads"),
+          "(segment, row) of every key, int64: the first segment that holds it; -1 where none "
+          "does.")
+      .def(
+          "keys",
+          [](const SegmentIndex& index, std::size_t threads) {
+            std::vector<std::uint8_t> keys;
+            {
+              const py::gil_scoped_release release;
+              keys = index.keys(threads);
+            }
+            return as_keys(keys);
+          },
+          py::arg("threads"), "Every key once, (n, 16) uint8, in the order the rows were written.")
+      .def("count_keys", &SegmentIndex::count_keys, py::arg("threads"),
+           py::call_guard<py::gil_scoped_release>());
   m.def(
       "gather",
       [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,
@@ -252,10 +270,6 @@ void bind_merge(py::module_& m) {
       py::arg("segments"), py::arg("keys"), py::arg("source"), py::arg("row"), py::arg("hidden"),
       py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
       "Writes rows of segments as a new segment. OSError if one fails its checksum.");
-  m.def("rename_file", &rename_file, py::arg("path"), py::arg("to"), "Also of folders.");
-  m.def("remove_file", &remove_file, py::arg("path"), "Also where it is not there.");
-  m.def("remove_folder", &remove_folder, py::arg("path"), "It must be empty.");
-  m.def("sync_folder_of", &sync_folder_of, py::arg("path"));
 }
 
 }  // namespace
@@ -282,9 +296,6 @@ void bind_store(py::module_& m) {
         return crc32c(view.data(), view.size(), before);
       },
       py::arg("data"), py::arg("before") = 0, "CRC32C of bytes.");
-  m.def("fail_from_operation", &fail_from_operation, py::arg("n"), py::arg("code"),
-        "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off.");
-  m.def("operation_count", &operation_count, "Disk operations since the process began.");
   m.def(
       "seal",
       [](Tail& tail, const std::string& path, const std::string& dtype, std::size_t dim,
@@ -294,6 +305,7 @@ void bind_store(py::module_& m) {
       py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
       py::arg("aside"), py::call_guard<py::gil_scoped_release>());
   bind_merge(m);
+  bind_store_files(m);
   bind_tail(m);
   bind_segment(m);
   bind_segments(m);

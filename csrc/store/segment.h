@@ -67,11 +67,19 @@ class Segment {
   }
   // The i-th key in ascending order, and those behind it.
   const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
-  // Keys in the order the rows were written.
+  // Keys that `find` finds, in the order their rows were written; in a damaged `order` a row may be
+  // named by several keys, or by none.
   std::vector<std::uint8_t> keys_in_row_order() const;
 
   std::uint64_t offset(std::int64_t row) const;
   std::size_t size() const { return n_; }
+  const std::uint8_t* sorted_keys() const { return key_at(0); }
+  // How many of the sorted keys are smaller than one.
+  std::size_t count_below(const Key& key) const {
+    return n_ == 0 ? 0 : search(expected_position(key.high), key);
+  }
+  // Row of the i-th of the sorted keys; no number of a row where the table is damaged.
+  std::uint64_t row_of(std::size_t i) const { return order(i); }
   // Of a row in its tensor: without the scale.
   std::size_t row_bytes() const { return row_bytes_; }
   const std::string& path() const { return path_; }
@@ -80,6 +88,10 @@ class Segment {
   Key key(std::size_t i) const { return Key::load(key_at(i)); }
   const std::uint8_t* order_at(std::size_t i) const { return base_ + layout_.order + i * 8; }
   std::uint64_t order(std::size_t i) const;
+  // Where among the keys, which are hashes, one with these leading bits is expected.
+  std::size_t expected_position(std::uint64_t high) const {
+    return static_cast<std::size_t>((static_cast<unsigned __int128>(high) * n_) >> 64);
+  }
   std::size_t better_guess(std::size_t guess, const Key& wanted) const;
   std::size_t first_not_below(std::size_t guess, const Key& wanted) const;
   std::size_t search(std::size_t guess, const Key& wanted) const;

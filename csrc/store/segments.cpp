@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "../cpu/dispatch.h"
 #include "../cpu/gather_rows.h"
@@ -11,37 +10,10 @@
 namespace pyfeat::store {
 namespace {
 
-constexpr std::size_t kKeysPerChunk = 2048;
-constexpr double kKeysPerThread = 4096;
 constexpr std::size_t kRowsPerChunk = 512;
 constexpr double kBytesPerThread = 1 << 19;
 // Rows are checked right after they were copied, while they are in the first-level cache.
 constexpr std::size_t kBytesPerCheck = 12 << 10;
-
-// What is still to be found of a chunk of keys, after the segments asked so far.
-struct Open {
-  Open(const std::uint8_t* from, std::size_t n)
-      : keys(from, from + n * kKeyBytes), places(n), found(n) {
-    std::iota(places.begin(), places.end(), 0);
-  }
-  // Drops what was found, and hands it to `take(place, row)`.
-  template <typename Take>
-  void drop_found(const Take& take) {
-    std::size_t left = 0;
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      if (found[i] >= 0) {
-        take(places[i], found[i]);
-        continue;
-      }
-      std::memmove(keys.data() + left * kKeyBytes, keys.data() + i * kKeyBytes, kKeyBytes);
-      places[left++] = places[i];
-    }
-    places.resize(left);
-  }
-  std::vector<std::uint8_t> keys;
-  std::vector<std::size_t> places;
-  std::vector<std::int64_t> found;
-};
 
 // Writes rows as the request wants them; `scales` are those of int8 rows.
 void write_rows(const Request& request, const PickedRows& picked, const float* scales,
@@ -67,25 +39,6 @@ std::size_t out_bytes(const Request& request, std::size_t row_bytes) {
   if (request.decode)
     return row_bytes / static_cast<std::size_t>(bytes_of(request.item)) * sizeof(float);
   return row_bytes + (request.item == Item::kInt8 ? kScaleBytes : 0);
-}
-
-void locate(const Segments& segments, const std::uint8_t* keys, std::size_t n, std::int64_t* source,
-            std::int64_t* row, std::size_t threads) {
-  const auto work = [&](std::size_t chunk, std::size_t) {
-    const std::size_t begin = chunk * kKeysPerChunk, size = std::min(kKeysPerChunk, n - begin);
-    std::fill(source + begin, source + begin + size, -1);
-    std::fill(row + begin, row + begin + size, -1);
-    Open open(keys + begin * kKeyBytes, size);
-    for (std::size_t s = 0; s < segments.size() && !open.places.empty(); ++s) {
-      segments[s]->find(open.keys.data(), open.places.size(), open.found.data());
-      open.drop_found([&](std::size_t place, std::int64_t found) {
-        source[begin + place] = static_cast<std::int64_t>(s);
-        row[begin + place] = found;
-      });
-    }
-  };
-  parallel((n + kKeysPerChunk - 1) / kKeysPerChunk,
-           worthwhile_threads(threads, static_cast<double>(n), kKeysPerThread), work);
 }
 
 std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes,

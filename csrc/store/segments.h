@@ -12,12 +12,8 @@ namespace pyfeat::store {
 
 using Segments = std::vector<const Segment*>;
 
-// source[i] = number of the first segment that holds keys[i], row[i] = its row there; both -1 when
-// none does.
-void locate(const Segments& segments, const std::uint8_t* keys, std::size_t n, std::int64_t* source,
-            std::int64_t* row, std::size_t threads);
-
-// Rows where `locate` found them. A source that is no number of a segment gets a row of zeros.
+// Rows where `SegmentIndex::locate` found them. A source that is no number of a segment gets a row
+// of zeros.
 struct Request {
   const std::uint8_t* keys;
   const std::int64_t* source;

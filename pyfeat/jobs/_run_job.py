@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from pyfeat.jobs._account import Account
 from pyfeat.jobs._golden import keep_golden
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
+from pyfeat.jobs._ray import run_on_ray
 from pyfeat.jobs._report import Report, listeners_of, reporting
-from pyfeat.jobs._share import chosen_inputs
+from pyfeat.jobs._settle import Notes, Settled, settle
+from pyfeat.jobs._share import Selected, chosen_inputs
 from pyfeat.jobs._stop import Stop, stoppable
 from pyfeat.jobs._summary import ExtractSummary, JobInterrupted
-from pyfeat.store import FeatureStore, Item, ItemLog
+from pyfeat.jobs._workers import Workers, devices_of
+from pyfeat.store import FeatureStore, Item, ItemLog, Memo
 
 Progress = bool | Callable[[int, int], None]
+Keep = Callable[[int, Item], None]
 # Inputs that an engine is chosen on, at most.
 _SAMPLE = 32
 
@@ -34,7 +39,7 @@ def run_job(
     extractor: FeatureExtractor,
     options: Options,
     progress: Progress = False,
-    keep: Callable[[int, Item], None] | None = None,
+    keep: Keep | None = None,
 ) -> ExtractSummary:
     """Do the work of `extract` on inputs that were collected.
 
@@ -55,16 +60,17 @@ def run_job(
     """
     began = time.perf_counter()
     # With the store, whose rows decide where an engine is to be chosen.
-    settings = extractor.get_params(deep=False)
-    extractor = FeatureExtractor(**{**settings, "store": store})
+    extractor = copy(extractor).set_params(store=store)
     with listeners_of(options) as listeners:
         sample = _sample(inputs)
         backbone = extractor.get_backbone(sample)
         measured = extractor.measure_fidelity(sample) if options.fidelity else extractor.fidelity_
         space = extractor.space_
-        with FeatureStore(store, space) as open_store:
+        with FeatureStore(store, space) as open_store, Memo(store, space) as memo:
             chosen = chosen_inputs(inputs, options, store, space)
-            job = Job(chosen, open_store, extractor, backbone, options)
+            settled = settle(chosen, open_store, memo, rehash=options.rehash)
+            rest = Selected(chosen, settled.rest) if len(settled.hits) else chosen
+            job = Job(rest, open_store, extractor, backbone, options)
             # Opened after the other one, which has sealed what dead writers left.
             earlier = FeatureStore(store, space, mode="r")
             account = Account(len(chosen), ItemLog(store, space), earlier)
@@ -72,27 +78,44 @@ def run_job(
             facts = {"store": str(Path(store)), "space": space.fingerprint, **job.origin()}
             with reporting(account, job.times, listeners, progress, facts) as report:
                 job.tell = report.tell
-                stop = _do(job, account, report, keep)
+                account.add_hits(len(settled.hits))
+                _keep_hits(chosen, settled, keep)
+                notes = Notes(settled, memo)
+                stop = _do(job, account, report, notes, _of_rest(settled, keep))
             if keep is None and account.computed and stop.signal is None:
                 keep_golden(store, space, backbone, job.run_options)
         now = time.perf_counter()
         summary = _summary(job, account, measured, (now - began, now - running))
         end = "end" if stop.signal is None else "interrupted"
-        report.tell(end, {**report.state(), **summary.to_dict()})
+        report.tell(end, {**summary.to_dict(), **report.state()})
     if stop.signal is not None:
         raise JobInterrupted(summary, stop.signal)
     return summary
 
 
-def _do(
-    job: Job, account: Account, report: Report, keep: Callable[[int, Item], None] | None
-) -> Stop:
+def _keep_hits(chosen: Sequence[Input], settled: Settled, keep: Keep | None) -> None:
+    if keep is not None:
+        for position, key in zip(settled.hits.tolist(), settled.keys, strict=True):
+            keep(position, Item(chosen[position].name, key.tobytes()))
+
+
+def _of_rest(settled: Settled, keep: Keep | None) -> Keep | None:
+    """Return what takes positions among the rest."""
+    if keep is None:
+        return None
+    return lambda position, item: keep(int(settled.rest[position]), item)
+
+
+def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | None) -> Stop:
     """Go through the inputs until they are done, or a signal comes."""
     try:
         with stoppable() as stop, closing(_outcomes(job)) as outcomes:
             for o in outcomes:
                 name = job.inputs[o.position].name
                 account.add(name, o)
+                notes.add(o)
+                if account.is_written:
+                    notes.write()
                 if o.status == "bad":
                     report.tell("quarantined", {"path": name, "reason": o.reason})
                 if keep is not None:
@@ -102,11 +125,17 @@ def _do(
                     break
     finally:
         account.close()
+        notes.write()
     return stop
 
 
 def _outcomes(job: Job) -> Generator[Outcome, None, None]:
     """Return what becomes of every input, by whoever does the work."""
+    if job.options.runner == "ray":
+        return run_on_ray(job)
+    devices = devices_of(job.extractor.device, job.options.devices, job.options.workers)
+    if devices:
+        return Workers(job, devices).outcomes()
     return run(job.inputs, job.backbone, job.store, job.run_options, job.times)
 
 

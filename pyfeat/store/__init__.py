@@ -11,6 +11,7 @@ from pyfeat.store._info import SpaceInfo, info
 from pyfeat.store._item_lists import items_where, quarantined
 from pyfeat.store._item_log import ItemLog, quarantined_names, write_items
 from pyfeat.store._items import Item, read_items
+from pyfeat.store._memo import Marks, Memo, joined, marks_of
 from pyfeat.store._names import sample_items
 from pyfeat.store._repair import Loss, Repair, repair
 from pyfeat.store._verify import Damage, verify
@@ -25,6 +26,8 @@ __all__ = [
     "Item",
     "ItemLog",
     "Loss",
+    "Marks",
+    "Memo",
     "Removal",
     "Repair",
     "SpaceInfo",
@@ -37,6 +40,8 @@ __all__ = [
     "import_rows",
     "info",
     "items_where",
+    "joined",
+    "marks_of",
     "quarantined",
     "quarantined_names",
     "read_golden",

@@ -22,7 +22,7 @@ from pyfeat.store._live import count_rows
 from pyfeat.store._lock import administration
 from pyfeat.store._merge import MERGING, write_merged
 from pyfeat.store._segment_file import damaged_offsets, open_segment
-from pyfeat.store._sources import Located
+from pyfeat.store._sources import Located, Sources
 from pyfeat.store._writer import Writer
 
 # A large segment is written anew when more than this share of its rows is overwritten.
@@ -186,16 +186,15 @@ def _settled(folder: Path, space: Space) -> tuple[list[_Part], list[str]]:
     stored, distinct = count_rows(segments)
     if stored == distinct:
         return found, skipped
-    live = [len(_live_rows(segments, i)[0]) for i in range(len(found))]
+    sources = Sources.of_segments(segments)
+    live = [len(_live_rows(sources, i)[0]) for i in range(len(found))]
     return [replace(p, live=n) for p, n in zip(found, live, strict=True)], skipped
 
 
-def _live_rows(
-    segments: Sequence[Segment], number: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _live_rows(sources: Sources, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return keys and row numbers of the rows of a segment that no newer one stands for."""
-    keys = segments[number].keys()
-    located = at.locate(segments[: number + 1], keys)
+    keys = sources.segments[number].keys()
+    located = at.locate(sources, keys)
     live = located.source == number
     return keys[live], located.row[live]
 
@@ -224,7 +223,8 @@ def _worthwhile(group: list[_Part]) -> Iterator[list[_Part]]:
 def _merge(group: Sequence[_Part], parts: Sequence[_Part], space: Space) -> None:
     segments = [p.segment for p in parts]
     numbers = [parts.index(p) for p in group]
-    picked = [_live_rows(segments, number) for number in numbers]
+    sources = Sources.of_segments(segments)
+    picked = [_live_rows(sources, number) for number in numbers]
     source = np.repeat(numbers, [len(rows) for _, rows in picked])
     keys = np.concatenate([keys for keys, _ in picked])
     located = Located(source, np.concatenate([rows for _, rows in picked]))

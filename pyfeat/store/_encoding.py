@@ -95,5 +95,15 @@ def as_kept(rows: NDArray[Any], dtype: str) -> NDArray[Any]:
     Returns
     -------
     rows : ndarray of shape (n, d), float32, or float16 where `dtype` is that
+
+    Notes
+    -----
+    int8 is rounded once: the scale of a row that was read may, rounded again, differ in its last
+    bit.
+
+    Examples
+    --------
+    >>> as_kept(np.array([[0.5, -2.0, 1.0]], np.float32), "int8").round(3)
+    array([[ 0.504, -2.   ,  1.008]], dtype=float32)
     """
     return decode(encode(rows, dtype), dtype)

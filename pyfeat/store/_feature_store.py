@@ -19,7 +19,7 @@ from pyfeat.store._encoding import encode
 from pyfeat.store._lock import join
 from pyfeat.store._reader import Reader
 from pyfeat.store._reading import Keys, Reading
-from pyfeat.store._sources import Source, as_keys
+from pyfeat.store._sources import Sources, as_keys
 from pyfeat.store._writer import Writer
 
 
@@ -113,7 +113,7 @@ class FeatureStore(Reading):
             raise ValueError(f"space must be given: {str(self.path)!r} holds {names}")
         return spaces[0]
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> Sources:
         with self._lock:
             return self._reader.sources(self._writer.tails())
 

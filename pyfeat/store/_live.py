@@ -13,7 +13,7 @@ from pyfeat._core import Segment
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
 from pyfeat.store import _sources as at
-from pyfeat.store._sources import Located, Source
+from pyfeat.store._sources import Located, Source, Sources
 
 BLOCK = 8192
 # Keys of one part of all keys, which are compared with each other at once.
@@ -21,14 +21,13 @@ _PART = 1 << 20
 
 
 def live_keys(
-    sources: Sequence[Source], max_rows: int = BLOCK
+    sources: Sources, max_rows: int = BLOCK
 ) -> Iterator[tuple[NDArray[np.uint8], Located]]:
     """Yield keys and places of all rows that no newer one of their key stands for.
 
     Parameters
     ----------
-    sources : sequence of Segment or Tail
-        Newest first.
+    sources : Sources
     max_rows : int, default=8192
         Most rows looked at for one block.
 
@@ -47,8 +46,9 @@ def live_keys(
         keys = sources[number].keys()
         for start in range(0, len(keys), max_rows):
             block = keys[start : start + max_rows]
-            located = at.locate(sources[: number + 1], block)
-            if not located.found.all():
+            located = at.locate(sources, block)
+            # Each is in this file, and perhaps in newer ones, which come before it.
+            if not (located.found & (located.source <= number)).all():
                 raise CorruptStoreError(
                     f"{sources[number].path}: a table of its keys is damaged (see verify)"
                 )
@@ -57,7 +57,7 @@ def live_keys(
 
 
 def live_rows(
-    sources: Sequence[Source],
+    sources: Sources,
     space: Space,
     wanted: NDArray[np.void] | None = None,
     dtype: np.dtype[Any] | None = None,
@@ -66,7 +66,7 @@ def live_rows(
 
     Parameters
     ----------
-    sources : sequence of Segment or Tail
+    sources : Sources
     space : Space
     wanted : ndarray of shape (m,), V16, ascending, optional
         Keys to keep to.

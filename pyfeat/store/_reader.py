@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyfeat._core import Segment, Tail
+from pyfeat._core import Segment, SegmentIndex, Tail
 from pyfeat._identity import Space
 from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store._segment_file import open_segment
-from pyfeat.store._sources import Source
+from pyfeat.store._sources import Sources
 
 
 class Reader:
@@ -30,13 +30,14 @@ class Reader:
         self._folder = folder
         self._space = space
         self._segments: dict[str, Segment] = {}
+        self._index = SegmentIndex([])
         self._tails: dict[str, Tail] = {}
         self._damaged: set[str] = set()
 
-    def sources(self, own: Sequence[Tail]) -> list[Source]:
+    def sources(self, own: Sequence[Tail]) -> Sources:
         """Return where rows lie, newest first; `own` are the tails this process wrote."""
         tails = [self._tails[name] for name in sorted(self._tails, reverse=True)]
-        return [*own, *tails, *self._segments.values()]
+        return Sources([*own, *tails], list(self._segments.values()), self._index)
 
     def refresh(self, own: Sequence[Tail]) -> None:
         """See what was flushed and sealed since.
@@ -44,7 +45,7 @@ class Reader:
         Warns
         -----
         StoreWarning
-            If a segment cannot be opened: it is left out.
+            If a file cannot be opened: it is left out.
         """
         # Tails first: one that is sealed while we look is then found as a segment.
         listed = layout.files(self._folder, layout.TAIL)
@@ -71,6 +72,8 @@ class Reader:
                 return False
             if known is not None:
                 segments[path.name] = known
+        if segments != self._segments:
+            self._index = SegmentIndex(list(segments.values()))
         self._segments = segments
         return True
 
@@ -100,5 +103,7 @@ class Reader:
         try:
             self._tails[path.name] = Tail.open(os.fsencode(path), layout.row_bytes(self._space))
         except StoreError as error:
-            if error.errno != errno.ENOENT:  # it was sealed just now: its segment is found next
-                raise
+            # Sealed just now: its segment is found next.
+            if error.errno != errno.ENOENT and path.name not in self._damaged:
+                self._damaged.add(path.name)
+                warnings.warn(f"a tail is left out: {error}", StoreWarning, stacklevel=5)

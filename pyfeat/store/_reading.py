@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pyfeat._config import num_threads
 from pyfeat._identity import Space
 from pyfeat.errors import StoreWarning
 from pyfeat.store import _sources as at
 from pyfeat.store._item_lists import Where, items_where
-from pyfeat.store._sources import Located, Source, as_keys, locate
+from pyfeat.store._sources import Located, Sources, as_keys, locate
 from pyfeat.store._view import View
 
 Keys = NDArray[np.uint8] | Sequence[bytes]
@@ -28,11 +29,12 @@ class Reading(ABC):
     space: Space
 
     @abstractmethod
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> Sources:
         """Return where rows lie now, newest first. The lock is held only for that long."""
 
     def __len__(self) -> int:
-        return len(self.keys())
+        sources = self._sources()
+        return len(self.keys()) if sources.tails else sources.lookups.count_keys(num_threads())
 
     def keys(self) -> NDArray[np.uint8]:
         """Return every key once, in the order the rows were written (oldest file first).
@@ -41,12 +43,14 @@ class Reading(ABC):
         -------
         keys : ndarray of shape (n, 16), uint8
         """
-        parts = [s.keys() for s in reversed(self._sources())]
-        keys = np.concatenate([np.empty((0, 16), np.uint8), *parts])
-        if len(parts) < 2:
-            return keys
-        _, first = np.unique(keys.view("V16").ravel(), return_index=True)
-        return keys[np.sort(first)]
+        sources = self._sources()
+        sealed = sources.lookups.keys(num_threads())
+        if not sources.tails:
+            return sealed
+        fresh = np.concatenate([tail.keys() for tail in reversed(sources.tails)])
+        fresh = fresh[sources.lookups.locate(fresh, num_threads())[0] < 0]
+        _, first = np.unique(fresh.view("V16").ravel(), return_index=True)
+        return np.concatenate([sealed, fresh[np.sort(first)]])
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Return for each key whether its row is here.
@@ -138,17 +142,27 @@ class Reading(ABC):
         Raises
         ------
         KeyError
-            If a key has no row.
+            If a given key has no row.
         ValueError
             If both `keys` and `where` are given.
+
+        Warns
+        -----
+        StoreWarning
+            If keys are listed and cannot be found, because a table of a segment is damaged.
         """
         if where is not None:
             if keys is not None:
                 raise ValueError("keys must be None with where, got both")
             keys = [i.key for i in items_where(self.path, self.space, where) if i.key]
+        given = keys is not None
         keys = self.keys() if keys is None else as_keys(keys)
         sources = self._sources()
-        located = at.locate_all(sources, keys)
+        located = at.locate_all(sources, keys) if given else locate(sources, keys)
+        if not (there := located.found).all():
+            message = f"{self.path}: {int((~there).sum())} keys of damaged tables are left out"
+            warnings.warn(f"{message}; verify names the tables", StoreWarning, stacklevel=2)
+            keys, located = keys[there], Located(located.source[there], located.row[there])
 
         def read(positions: NDArray[np.int64]) -> NDArray[Any]:
             where = Located(located.source[positions], located.row[positions])
@@ -159,9 +173,13 @@ class Reading(ABC):
 
 def _wanted_dtype(dtype: DTypeLike | None, space: Space) -> np.dtype[Any]:
     own = space.numpy_dtype
-    allowed = {str(own): own, "float32": np.dtype(np.float32)}
-    # By name: numpy does not know bfloat16.
-    name = str(own) if dtype is None else dtype if isinstance(dtype, str) else str(np.dtype(dtype))
-    if name not in allowed:
-        raise ValueError(f"dtype must be {' or '.join(allowed)}, got {name}")
-    return allowed[name]
+    if dtype is None:
+        return own
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:  # such as bfloat16, which numpy does not know
+        wanted = None
+    if wanted not in (own, np.float32):
+        allowed = "float32" if own == np.float32 else f"{own} or float32"
+        raise ValueError(f"dtype must be {allowed}, got {dtype if wanted is None else wanted}")
+    return wanted

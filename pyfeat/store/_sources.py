@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pyfeat import _core
 from pyfeat._config import num_threads
-from pyfeat._core import Segment, Tail
+from pyfeat._core import Segment, SegmentIndex, Tail
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
 from pyfeat.store._encoding import ITEM, decode
@@ -20,6 +20,31 @@ from pyfeat.store._layout import row_bytes
 Source = Segment | Tail
 
 _KEY = np.dtype(f"V{KEY_BYTES}")
+
+
+class Sources(list[Source]):
+    """Files that rows lie in, newest first, tails before segments.
+
+    Parameters
+    ----------
+    tails : sequence of Tail
+    segments : sequence of Segment
+    index : SegmentIndex
+        Of those segments, in that order.
+    """
+
+    def __init__(
+        self, tails: Sequence[Tail], segments: Sequence[Segment], index: SegmentIndex
+    ) -> None:
+        super().__init__([*tails, *segments])
+        self.tails = list(tails)
+        self.segments = list(segments)
+        self.lookups = index
+
+    @classmethod
+    def of_segments(cls, segments: Sequence[Segment]) -> Sources:
+        """Return segments, newest first, without tails."""
+        return cls([], segments, SegmentIndex(list(segments)))
 
 
 @dataclass(frozen=True)
@@ -42,11 +67,11 @@ class Located:
         return self.source >= 0
 
 
-def locate(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
-    """Return the newest place of every key; `sources` are newest first, tails before segments."""
-    tails, segments = _by_kind(sources)
+def locate(sources: Sources, keys: NDArray[np.uint8]) -> Located:
+    """Return the newest place of every key."""
+    tails = sources.tails
     if not tails:
-        return Located(*_core.locate(segments, keys, num_threads()))
+        return Located(*sources.lookups.locate(keys, num_threads()))
     source = np.full(len(keys), -1, np.int64)
     row = np.full(len(keys), -1, np.int64)
     open_positions = np.arange(len(keys))
@@ -56,15 +81,15 @@ def locate(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
         source[open_positions[hit]] = number
         row[open_positions[hit]] = rows[hit]
         open_positions = open_positions[~hit]
-    if segments and len(open_positions):
-        numbers, rows = _core.locate(segments, keys[open_positions], num_threads())
+    if sources.segments and len(open_positions):
+        numbers, rows = sources.lookups.locate(keys[open_positions], num_threads())
         source[open_positions] = np.where(numbers < 0, -1, numbers + len(tails))
         row[open_positions] = rows
     return Located(source, row)
 
 
 def gather(
-    sources: Sequence[Source],
+    sources: Sources,
     keys: NDArray[np.uint8],
     located: Located,
     space: Space,
@@ -86,7 +111,7 @@ def gather(
 
 
 def gather_raw(
-    sources: Sequence[Source], keys: NDArray[np.uint8], located: Located, space: Space
+    sources: Sources, keys: NDArray[np.uint8], located: Located, space: Space
 ) -> tuple[NDArray[np.uint8], list[tuple[int, Source, int]]]:
     """Read the rows of located keys as a tail has them: what `Writer.append` takes.
 
@@ -102,7 +127,7 @@ def gather_raw(
 
 
 def _gather(
-    sources: Sequence[Source],
+    sources: Sources,
     keys: NDArray[np.uint8],
     located: Located,
     space: Space,
@@ -110,7 +135,7 @@ def _gather(
     out: NDArray[np.uint8],
 ) -> list[tuple[int, Source, int]]:
     """Fill `out`, the bytes of `decoded` where rows are to be decoded; return what is damaged."""
-    tails, segments = _by_kind(sources)
+    tails, segments = sources.tails, sources.segments
     damaged: list[tuple[int, Source, int]] = []
     if segments:
         numbers = located.source - len(tails) if tails else located.source
@@ -132,7 +157,7 @@ def _gather(
     return damaged
 
 
-def locate_all(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
+def locate_all(sources: Sources, keys: NDArray[np.uint8]) -> Located:
     """Return the newest place of every key.
 
     Raises
@@ -149,7 +174,7 @@ def locate_all(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
 
 
 def read_rows(
-    sources: Sequence[Source],
+    sources: Sources,
     keys: NDArray[np.uint8],
     located: Located,
     space: Space,
@@ -171,11 +196,6 @@ def read_rows(
 def damage(source: Source, row: int) -> str:
     """Return where a damaged row lies, as a sentence."""
     return f"{source.path}, byte {source.offset(row)}: the row fails its checksum"
-
-
-def _by_kind(sources: Sequence[Source]) -> tuple[list[Tail], list[Segment]]:
-    tails = [s for s in sources if isinstance(s, Tail)]
-    return tails, [s for s in sources if isinstance(s, Segment)]
 
 
 def as_keys(keys: Any) -> NDArray[np.uint8]:

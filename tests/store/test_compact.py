@@ -146,7 +146,7 @@ def test_compact_that_fails_anywhere_loses_nothing_and_goes_on(
         compact(root)
         check(root, space)
         assert len(segments(root)) == 1, f"operation {n}"
-        assert not list(root.rglob("*.tmp")), f"operation {n}"
+        assert not list(root.rglob("*.merge.tmp")), f"operation {n}"
 
 
 KILLED = """
