@@ -3,7 +3,6 @@
 #include <pybind11/stl.h>
 
 #include "../store/crc32c.h"
-#include "../store/file_stats.h"
 #include "../store/merge.h"
 #include "../store/seal.h"
 #include "../store/segment.h"
@@ -11,9 +10,11 @@
 #include "../store/segments.h"
 #include "../store/tail.h"
 #include "bindings.h"
+#include "store_files.h"
 
 namespace py = pybind11;
 using namespace pyfeat::store;
+using pyfeat::as_path;
 using pyfeat::Item;
 
 namespace {
@@ -39,12 +40,6 @@ py::array_t<T> as_array(const std::vector<T>& values) {
 py::array_t<std::uint8_t> as_keys(const std::vector<std::uint8_t>& keys) {
   const auto n = static_cast<py::ssize_t>(keys.size() / kKeyBytes);
   return py::array_t<std::uint8_t>({n, static_cast<py::ssize_t>(kKeyBytes)}, keys.data());
-}
-
-// Names of files are bytes: what is no UTF-8 becomes a str as everywhere in Python.
-py::str as_path(const std::string& path) {
-  return py::reinterpret_steal<py::str>(
-      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size())));
 }
 
 template <typename Source>
@@ -147,6 +142,7 @@ void bind_tail(py::module_& m) {
       .def("sync_folder", [](const Tail& t) { sync_folder_of(t.path()); })
       .def("version", &Tail::version)
       .def("damaged_offsets", &Tail::damaged_offsets)
+      .def("read_again", &Tail::read_again, py::call_guard<py::gil_scoped_release>())
       .def("keys", [](Tail& t) { return as_keys(t.keys()); })
       .def("offset", &Tail::offset, py::arg("row"))
       .def_property_readonly("path", [](const Tail& t) { return as_path(t.path()); });
@@ -242,29 +238,6 @@ void bind_segments(py::module_& m) {
       "Items: 0 float32, 1 float16, 2 bfloat16, 3 int8.");
 }
 
-void bind_file_stats(py::module_& m) {
-  m.def(
-      "stat_files",
-      [](const py::bytes& names, std::size_t threads) {
-        const std::string_view all(names);
-        require(all.empty() || all.back() == '\0', "names must end in a zero byte each");
-        std::vector<const char*> paths;
-        for (std::size_t at = 0; at < all.size(); at = all.find('\0', at) + 1)
-          paths.push_back(all.data() + at);
-        std::vector<FileStat> stats;
-        {
-          const py::gil_scoped_release release;
-          stats = stat_files(paths, threads);
-        }
-        static_assert(sizeof(FileStat) == 16);
-        return Numbers({static_cast<py::ssize_t>(stats.size()), py::ssize_t{2}},
-                       reinterpret_cast<const std::int64_t*>(stats.data()));
-      },
-      py::arg("names"), py::arg("threads"),
-      "(size, mtime_ns) of files, (n, 2) int64, by names that end in a zero byte each; -1 for\n"
-      "what is no regular file.");
-}
-
 RowFormat row_format(const std::string& dtype, std::size_t dim, std::size_t row_bytes,
                      const std::string& space) {
   return {dtype, dim, row_bytes, dtype == "I8" ? kScaleBytes : 0, space};
@@ -297,10 +270,6 @@ void bind_merge(py::module_& m) {
       py::arg("segments"), py::arg("keys"), py::arg("source"), py::arg("row"), py::arg("hidden"),
       py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
       "Writes rows of segments as a new segment. OSError if one fails its checksum.");
-  m.def("rename_file", &rename_file, py::arg("path"), py::arg("to"), "Also of folders.");
-  m.def("remove_file", &remove_file, py::arg("path"), "Also where it is not there.");
-  m.def("remove_folder", &remove_folder, py::arg("path"), "It must be empty.");
-  m.def("sync_folder_of", &sync_folder_of, py::arg("path"));
 }
 
 }  // namespace
@@ -327,9 +296,6 @@ void bind_store(py::module_& m) {
         return crc32c(view.data(), view.size(), before);
       },
       py::arg("data"), py::arg("before") = 0, "CRC32C of bytes.");
-  m.def("fail_from_operation", &fail_from_operation, py::arg("n"), py::arg("code"),
-        "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off.");
-  m.def("operation_count", &operation_count, "Disk operations since the process began.");
   m.def(
       "seal",
       [](Tail& tail, const std::string& path, const std::string& dtype, std::size_t dim,
@@ -339,10 +305,10 @@ void bind_store(py::module_& m) {
       py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
       py::arg("aside"), py::call_guard<py::gil_scoped_release>());
   bind_merge(m);
+  bind_store_files(m);
   bind_tail(m);
   bind_segment(m);
   bind_segments(m);
-  bind_file_stats(m);
 }
 
 }  // namespace pyfeat

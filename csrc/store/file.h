@@ -1,5 +1,5 @@
 // The one door to the disk. Everything the store writes goes through here, so that a test can
-// make the n-th operation fail and see what is left.
+// make the n-th operation fail and see what is left (faults.h).
 #pragma once
 
 #include <cstddef>
@@ -78,12 +78,14 @@ class Mapping {
 void rename_file(const std::string& from, const std::string& to);
 void remove_file(const std::string& path);
 void remove_folder(const std::string& path);  // must be empty
+// Removes, if it can, what was not finished: no harm where it stays, but room on a full disk.
+void discard_file(const std::string& path) noexcept;
+// Makes one folder; one that is there is fine. Its name is on the disk after `sync_folder_of` it.
+void make_folder(const std::string& path);
 void sync_folder_of(const std::string& path);
-
-// Test seam: the n-th write, sync, rename or removal from now fails with `code` (an append after
-// writing half its bytes), and so does every one after it. n = 0 switches it off.
-void fail_from_operation(std::uint64_t n, int code);
-// Writes, syncs, renames and removals since the process began.
-std::uint64_t operation_count();
+// A crash leaves the old file, or none, or the new one: `content` is written to `hidden` and
+// synced, which then takes the name `path`, and the folder is synced.
+void replace_file(const std::string& path, const std::string& hidden, const void* content,
+                  std::size_t size);
 
 }  // namespace pyfeat::store

@@ -71,7 +71,8 @@ class Segment {
   }
   // The i-th key in ascending order, and those behind it.
   const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
-  // Keys in the order the rows were written.
+  // Keys that `find` finds, in the order their rows were written; in a damaged `order` a row may be
+  // named by several keys, or by none.
   std::vector<std::uint8_t> keys_in_row_order() const;
 
   std::uint64_t offset(std::int64_t row) const;

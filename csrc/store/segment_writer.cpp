@@ -101,7 +101,7 @@ void write_segment(std::size_t n, const Records& records, const RowFormat& forma
   const Columns columns = make_columns(n, records);
   const std::string header = make_header(columns, format);
   remove_file(hidden);
-  {
+  try {
     File file = File::create(hidden);
     file.append(header.data(), header.size());
     file.append(columns.keys.data(), columns.keys.size());
@@ -110,8 +110,11 @@ void write_segment(std::size_t n, const Records& records, const RowFormat& forma
     if (format.scale_bytes > 0) write_column(file, n, records, &Record::scale, format.scale_bytes);
     write_column(file, n, records, &Record::row, format.row_bytes - format.scale_bytes);
     file.sync();
+    rename_file(hidden, path);
+  } catch (const StoreError&) {
+    discard_file(hidden);
+    throw;
   }
-  rename_file(hidden, path);
   sync_folder_of(path);
 }
 

@@ -39,10 +39,15 @@ std::unique_ptr<Tail> Tail::create(const std::string& path, std::size_t row_byte
                                    const std::uint8_t* fingerprint) {
   const std::string hidden = path + ".tmp";
   File file = File::create(hidden);
-  if (!file.try_lock()) throw StoreError(EWOULDBLOCK, "cannot lock a new file", hidden);
-  const TailHeader header = make_header(row_bytes, fingerprint);
-  file.append(&header, sizeof header);
-  rename_file(hidden, path);
+  try {
+    if (!file.try_lock()) throw StoreError(EWOULDBLOCK, "cannot lock a new file", hidden);
+    const TailHeader header = make_header(row_bytes, fingerprint);
+    file.append(&header, sizeof header);
+    rename_file(hidden, path);
+  } catch (const StoreError&) {
+    discard_file(hidden);
+    throw;
+  }
   // The lock belongs to the open file, so it goes with it through the rename.
   return std::unique_ptr<Tail>(new Tail(std::move(file).renamed(path), row_bytes));
 }
@@ -127,6 +132,13 @@ void Tail::map_at_least(std::uint64_t size) {
   if (map_.size() < size) map_ = Mapping(file_, size + size / 2);
 }
 
+// Maps every record looked at. Touching a mapped byte beyond the end of the file kills the process.
+void Tail::map_scanned() {
+  if (table_.size() == 0) return;
+  if (file_.size() < end_) throw StoreError(EIO, "is shorter than it was", path());
+  map_at_least(end_);
+}
+
 // Reads whole records that were not looked at yet. Bad ones at the very end are looked at again
 // next time: their writer may be in the middle of them.
 void Tail::scan() {
@@ -160,9 +172,7 @@ std::vector<std::int64_t> Tail::gather(const std::uint8_t* keys, const std::int6
                                        const std::int64_t* positions, std::size_t n,
                                        std::uint8_t* out) {
   std::lock_guard<std::mutex> guard(mutex_);
-  // Touching a mapped byte beyond the end of the file would kill the process.
-  if (file_.size() < end_) throw StoreError(EIO, "is shorter than it was", path());
-  map_at_least(end_);
+  map_scanned();
   std::vector<std::int64_t> damaged;
   for (std::size_t i = 0; i < n; ++i) {
     const std::uint8_t* r = record(rows[i]);
@@ -171,6 +181,22 @@ std::vector<std::int64_t> Tail::gather(const std::uint8_t* keys, const std::int6
       damaged.push_back(static_cast<std::int64_t>(i));
   }
   return damaged;
+}
+
+std::vector<std::uint64_t> Tail::read_again() {
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (broken_) {
+      const std::size_t known = table_.size();
+      table_ = KeyTable();
+      damaged_.clear();
+      scan();
+      // Numbers of rows that were handed out stay numbers of rows.
+      while (table_.size() < known) table_.skip();
+      end_ = offset(static_cast<std::int64_t>(table_.size()));
+    }
+  }
+  return damaged_offsets();
 }
 
 bool Tail::discard(const std::string& path) {
@@ -206,7 +232,7 @@ std::vector<std::uint64_t> Tail::damaged_offsets() {
 
 std::vector<std::int64_t> Tail::newest_records() {
   std::lock_guard<std::mutex> guard(mutex_);
-  map_at_least(end_);
+  map_scanned();
   return table_.newest();
 }
 

@@ -33,6 +33,9 @@ class Tail {
   void append(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n);
   // Returns when everything appended is on the disk. After a failure the tail takes no more rows.
   void sync();
+  // After a failed write or sync the disk may have kept something else than what was written: every
+  // record is looked at again. Returns the byte offsets of damaged ones.
+  std::vector<std::uint64_t> read_again();
   // Removes a file left by a `create` whose process died. False when it lives.
   static bool discard(const std::string& path);
 
@@ -63,6 +66,7 @@ class Tail {
   Tail(File file, std::size_t row_bytes);
   void scan();
   void map_at_least(std::uint64_t size);
+  void map_scanned();
   void append_some(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n);
   void reserve(std::size_t bytes);
   void remember(const std::uint8_t* keys, std::size_t n);

@@ -290,50 +290,35 @@ def _is_source(place: str) -> bool:
 def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[str]:
     """Yield files by suffix, and what cannot be looked into; links to folders are followed once."""
     unreadable: list[str] = []
-    seen = {os.path.realpath(folder)}
-    waiting = [str(folder)]
-    while waiting:
-        parent = waiting.pop()
-        head = parent if parent.endswith(os.sep) else parent + os.sep
+    top = os.path.realpath(folder)
+    seen = {top}
+    left = [(str(folder), top)]  # folders to come, the next one last, and where they really are
+    while left:
+        parent, real = left.pop()
         try:
-            names, folders = _entries(parent, suffixes)
+            with os.scandir(parent) as entries:
+                kinds = [(entry.is_dir(), entry.name, entry) for entry in entries]
         except OSError:
             unreadable.append(parent)
             continue
-        fresh = []
-        for _, name in sorted(folders):  # links last
-            real = os.path.realpath(head + name)
-            if real not in seen:
-                seen.add(real)
-                fresh.append(name)
-        names += [name for name in fresh if _suffix(name) in suffixes]
-        names.sort()
-        yield from [head + name for name in names]
-        waiting += [head + name for name in sorted(fresh, reverse=True)]
+        inside = [entry for is_folder, _, entry in kinds if is_folder]
+        fresh = _fresh(inside, real, seen)
+        names = [name for is_folder, name, _ in kinds if not is_folder]
+        root = parent.rstrip("/") + "/"
+        for name in sorted([*names, *fresh]):
+            dot = name.rfind(".")
+            if dot > 0 and name[dot:].lower() in suffixes:
+                yield root + name
+        left += [(root + name, fresh[name]) for name in sorted(fresh, reverse=True)]
     yield from unreadable
 
 
-def _entries(folder: str, suffixes: frozenset[str]) -> tuple[list[str], list[tuple[bool, str]]]:
-    """Return names of files with a suffix, and (is a link, name) of the folders in a folder."""
-    names, folders = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if _is_folder(entry):
-                folders.append((entry.is_symlink(), name))
-            elif _suffix(name) in suffixes:
-                names.append(name)
-    return names, folders
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _suffix(name: str) -> str:
-    """Return `Path(name).suffix.lower()`, in a tenth of the time."""
-    dot = name.rfind(".")
-    return name[dot:].lower() if dot > 0 else ""
+def _fresh(folders: list[os.DirEntry[str]], real: str, seen: set[str]) -> dict[str, str]:
+    """Return where folders really are that were not seen before, by name; of one its link last."""
+    fresh: dict[str, str] = {}
+    for entry in sorted(folders, key=lambda e: (e.is_symlink(), e.name)):
+        place = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+        if place not in seen:
+            seen.add(place)
+            fresh[entry.name] = place
+    return fresh

@@ -130,7 +130,8 @@ class Collected(Sequence[Input]):
     def __getitem__(self, at: slice) -> Collected: ...
     def __getitem__(self, at: int | slice) -> Input | Collected:
         if isinstance(at, slice):
-            return self.take(range(len(self))[at])
+            span = range(len(self))[at]
+            return self._between(span.start, span.stop) if span.step == 1 else self.take(span)
         i = at + len(self) if at < 0 else at
         if not 0 <= i < len(self):
             raise IndexError(f"index must be below {len(self)}, got {at}")
@@ -140,6 +141,20 @@ class Collected(Sequence[Input]):
     def __iter__(self) -> Iterator[Input]:
         for part in self.parts:
             yield from map(part.input, range(len(part)))
+
+    def _between(self, start: int, stop: int) -> Collected:
+        """Return a run of inputs; of files at the cost of their names."""
+        parts: list[Part] = []
+        for end, part in zip(self._ends, self.parts, strict=True):
+            begin = end - len(part)
+            low, high = max(start, begin), min(stop, end)
+            if low >= high:
+                continue
+            if isinstance(part, Files):
+                parts.append(Files(part.places[low - begin : high - begin], part.modality))
+            else:
+                parts.append(_Taken(self, range(low, high)))
+        return Collected(parts)
 
     def take(self, positions: Sequence[int] | NDArray[np.integer[Any]]) -> Collected:
         """Return the inputs at some positions, in their order."""

@@ -124,6 +124,7 @@ class Workers:
             )
         except (AttributeError, TypeError) as error:
             worker.process.kill()
+            worker.process.wait()
             raise TypeError(
                 f"backbone must be fit for pickle to have workers, got {error}"
             ) from None

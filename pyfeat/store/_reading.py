@@ -142,17 +142,27 @@ class Reading(ABC):
         Raises
         ------
         KeyError
-            If a key has no row.
+            If a given key has no row.
         ValueError
             If both `keys` and `where` are given.
+
+        Warns
+        -----
+        StoreWarning
+            If keys are listed and cannot be found, because a table of a segment is damaged.
         """
         if where is not None:
             if keys is not None:
                 raise ValueError("keys must be None with where, got both")
             keys = [i.key for i in items_where(self.path, self.space, where) if i.key]
+        given = keys is not None
         keys = self.keys() if keys is None else as_keys(keys)
         sources = self._sources()
-        located = at.locate_all(sources, keys)
+        located = at.locate_all(sources, keys) if given else locate(sources, keys)
+        if not (there := located.found).all():
+            message = f"{self.path}: {int((~there).sum())} keys of damaged tables are left out"
+            warnings.warn(f"{message}; verify names the tables", StoreWarning, stacklevel=2)
+            keys, located = keys[there], Located(located.source[there], located.row[there])
 
         def read(positions: NDArray[np.int64]) -> NDArray[Any]:
             where = Located(located.source[positions], located.row[positions])

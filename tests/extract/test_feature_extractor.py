@@ -193,7 +193,7 @@ def test_rows_agree_to_the_stated_tolerance_where_batches_are_not_cut_up(
     loaded = replace(loaded, chunk=None, _engine=engine)
     reader = reader_of(loaded, "exact")
     tensors = [reader.tensor(reader.content(p, p), p)[0] for p in photos]
-    rows = Batches(forward_of(loaded, reader), size)(tensors)
+    rows, _ = Batches(forward_of(loaded, reader), size)(tensors)
     chunked = load_backbone("efficientnet_lite0", device="cpu")(torch.stack(tensors)).numpy()
     error = np.linalg.norm(rows - chunked, axis=1) / np.linalg.norm(chunked, axis=1)
     assert error.max() <= 1e-5
@@ -210,7 +210,7 @@ def test_automatic_batch_shrinks_until_it_fits(photos: list[str]) -> None:
 
     batches = Batches(forward, "auto")
     tensors = [torch.full((3, 2, 2), float(i)) for i in range(10)]
-    rows = batches(tensors)
+    rows, _ = batches(tensors)
     np.testing.assert_array_equal(rows[:, 0], np.arange(10.0))
     assert sizes == [10, 5, 2, 2, 2, 2, 2]
 

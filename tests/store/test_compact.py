@@ -137,7 +137,7 @@ def test_compact_that_fails_anywhere_loses_nothing_and_goes_on(
         shutil.copytree(tmp_path / "whole", root)
         core.fail_from_operation(n, errno.ENOSPC)
         try:
-            with pytest.raises(OSError, match=r"cannot|No space") as raised:
+            with pytest.raises(OSError, match="No space left") as raised:
                 compact(root)
         finally:
             core.fail_from_operation(0, 0)
@@ -146,7 +146,7 @@ def test_compact_that_fails_anywhere_loses_nothing_and_goes_on(
         compact(root)
         check(root, space)
         assert len(segments(root)) == 1, f"operation {n}"
-        assert not list(root.rglob("*.tmp")), f"operation {n}"
+        assert not list(root.rglob("*.merge.tmp")), f"operation {n}"
 
 
 KILLED = """

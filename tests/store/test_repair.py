@@ -293,7 +293,7 @@ def test_repair_that_fails_anywhere_loses_no_good_row_and_goes_on(
         root = shutil.copytree(sealed, sealed.with_name(f"fail{n}"))
         core.fail_from_operation(n, errno.ENOSPC)
         try:
-            with pytest.raises(OSError, match=r"cannot|No space"):
+            with pytest.raises(OSError, match="No space left"):
                 repair(root)
         finally:
             core.fail_from_operation(0, 0)
