@@ -205,6 +205,7 @@ def main() -> None:
         _data,
         _extract,
         _model,
+        _plan,
         _store,
         _tools,
     )
