@@ -96,15 +96,6 @@ def test_plan_is_a_table_with_what_cannot_run(
     first, header, row, refused = result.stdout.splitlines()
     assert first.startswith("12 inputs, about ")
     assert header.split()[-5:] == ["inputs/s", "time", "disk", "memory", "work"]
-        "backbone",
-        "engine",
-        "precision",
-        "inputs/s",
-        "time",
-        "disk",
-        "memory",
-        "work",
-    ]
     assert row.split()[:3] == ["efficientnet_lite0", "torch", "fp32"]
     assert refused.startswith("cannot run: efficientnet_lite0 on torch in fp16: ")
 
