@@ -67,7 +67,9 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     fidelity: Annotated[
         bool, typer.Option("--fidelity", help="Say how true and how fast the engine is.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="float32 or float16 rows.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="What rows are stored as: float32, float16, bfloat16 or int8.")
+    ] = "float32",
     batch_size: Annotated[str, typer.Option(help="Inputs in one pass, or auto.")] = "auto",
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:1; cuda:0,cuda:1: a process for each.")

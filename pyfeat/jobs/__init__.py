@@ -1,6 +1,6 @@
 """Long runs: from files to a store, a model, predictions."""
 
-from pyfeat.jobs._collect import Paths, collect
+from pyfeat.jobs._collect import Paths, collect, is_there
 from pyfeat.jobs._collect_texts import Collected, collect_inputs, collect_texts, modality_of_space
 from pyfeat.jobs._extract import extract
 from pyfeat.jobs._fit import FitSummary, choose_space, fit
@@ -32,6 +32,7 @@ __all__ = [
     "collect_texts",
     "extract",
     "fit",
+    "is_there",
     "modality_of_space",
     "plan",
     "predict",
