@@ -6,7 +6,6 @@ again; the rows that it had put are found then.
 
 from __future__ import annotations
 
-import pickle
 import secrets
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -21,7 +20,7 @@ from pyfeat._model_file import replace_file
 from pyfeat.extract import Input, Outcome, RunOptions, engine_of
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._ray_cluster import Places, cluster, places_of
-from pyfeat.jobs._ray_worker import Ledger, Report, Work, Worker, as_piece
+from pyfeat.jobs._ray_worker import Ledger, Piece, Report, Work, Worker
 from pyfeat.store import FeatureStore
 
 # Batches in a piece of work: their account comes at once, at its end.
@@ -104,7 +103,9 @@ def _reports(
 ) -> Iterator[Report]:
     step = _step(len(part), work.options, places)
     starts = part[::step]
-    pieces = [as_piece(i, [inputs[k] for k in range(i, min(i + step, part.stop))]) for i in starts]
+    pieces = [
+        {"piece": Piece(i, [inputs[k] for k in range(i, min(i + step, part.stop))])} for i in starts
+    ]
     ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
     needs: dict[str, Any] = {"num_gpus": 1} if places.gpus else {"num_cpus": places.cpus}
     data = ray.data.from_items(pieces, override_num_blocks=len(pieces)).map_batches(
@@ -115,8 +116,7 @@ def _reports(
         **needs,
     )
     for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        for report in batch["report"]:
-            yield pickle.loads(report)
+        yield from batch["report"]
 
 
 def _step(n: int, options: RunOptions, places: Places) -> int:
