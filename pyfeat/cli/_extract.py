@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +27,8 @@ from pyfeat.cli._app import (
 from pyfeat.cli._text import extraction_text
 
 if TYPE_CHECKING:
-    from pyfeat.jobs import JobInterrupted
+    from pyfeat.extract import FeatureExtractor
+    from pyfeat.jobs import JobInterrupted, JobOptions
 
 
 @command("extract")
@@ -67,7 +69,9 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     ] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16 rows.")] = "float32",
     batch_size: Annotated[str, typer.Option(help="Inputs in one pass, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1; cuda:0,cuda:1: a process for each.")
+    ] = "auto",
     deterministic: Annotated[
         bool, typer.Option(help="Promise bits that do not depend on the batch; slow on a GPU.")
     ] = False,
@@ -103,46 +107,15 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
 
     With --engine auto or --precision auto, the engines are measured on a sample of the inputs.
     """
-    from pyfeat.extract import FeatureExtractor
-    from pyfeat.jobs import JobInterrupted, JobOptions, extract
-    from pyfeat.jobs._options import check_options
+    typed = dict(locals())  # every option by its name
+    from pyfeat.jobs import JobInterrupted, extract
     from pyfeat.jobs._stop import second_signal_ends_process
 
     second_signal_ends_process()
-
-    if engine == "ray":  # what the runner was called at first
-        engine, runner = "torch", "ray"
-    options: JobOptions = {
-        "fidelity": fidelity,
-        "shard": shard,
-        "rehash": rehash,
-        "retry_failed": retry_failed,
-        "log_json": log_json,
-        "tensorboard": tensorboard,
-        "runner": runner,
-        "workers": workers,
-        "address": address,
-    }
     check_there(inputs)
     with usage():
-        check_options(options)
-        extractor = FeatureExtractor(
-            backbone,
-            weights=weights,
-            video=video,
-            frames=frames,
-            max_length=max_length,
-            layers=layers_of(layers),
-            pooling=pooling,
-            engine=engine,
-            precision=precision,
-            min_cosine=min_cosine,
-            dtype=dtype,
-            batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
-            device=device,
-            deterministic=deterministic,
-            decode=decode,
-        )
+        options = _job_options(typed)
+        extractor = _extractor(typed)
         modality = extractor.modality
     found = inputs_of(inputs, modality, column)
     progress = shows_progress(json_out)
@@ -155,6 +128,38 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     else:
         typer.echo(extraction_text(summary, report=fidelity))
     return QUARANTINED if summary.quarantined else OK
+
+
+def _job_options(typed: dict[str, Any]) -> JobOptions:
+    """Return how the job is to run.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an option is not as `JobOptions` describes.
+    """
+    from pyfeat.jobs._options import Options, check_options
+
+    if typed["engine"] == "ray":  # who does the work, in the words of some
+        typed.update(engine="torch", runner="ray")
+    devices = [d.strip() for d in typed["device"].split(",")]
+    typed["device"] = devices[0]
+    typed["devices"] = devices if len(devices) > 1 else None
+    # The column is for `collect_inputs`, the decoding for the extractor.
+    names = [f.name for f in fields(Options) if f.name not in ("column", "decode")]
+    options: JobOptions = {name: typed[name] for name in names}  # type: ignore[assignment]
+    check_options(options)
+    return options
+
+
+def _extractor(typed: dict[str, Any]) -> FeatureExtractor:
+    from pyfeat.extract import FeatureExtractor
+
+    size = typed["batch_size"]
+    typed["batch_size"] = int(size) if size.isdecimal() else size
+    typed["layers"] = layers_of(typed["layers"])
+    known = set(FeatureExtractor().get_params(deep=False)) - {"store"}
+    return FeatureExtractor(**{name: v for name, v in typed.items() if name in known})
 
 
 def _interrupted(stopped: JobInterrupted, json_out: bool) -> int:

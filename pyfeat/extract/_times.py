@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 
 @dataclass
@@ -33,6 +33,13 @@ class Times:
         """Add the seconds of somebody else."""
         for f in fields(self):
             setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+
+    def take(self) -> Times:
+        """Return the seconds until now, and begin at zero again."""
+        taken = replace(self)
+        for f in fields(self):
+            setattr(self, f.name, 0.0)
+        return taken
 
     def to_dict(self) -> dict[str, float]:
         """Return the seconds by name."""

@@ -45,7 +45,7 @@ def extract(
         True shows a bar on stderr; a callable gets (done, total).
     **options : JobOptions
         decode, column, fidelity, shard, rehash, retry_failed, log_json, tensorboard, runner,
-        workers, address: see `JobOptions`.
+        workers, devices, address: see `JobOptions`.
 
     Returns
     -------

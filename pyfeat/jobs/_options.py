@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
@@ -37,8 +38,11 @@ class JobOptions(TypedDict, total=False):
     runner : {"local", "ray"}, default="local"
         Who does the work: processes of this machine, or actors of a Ray cluster.
     workers : int, optional
-        How many processes, or actors, each with a backbone of its own; by default one for each
-        device of the extractor, or as many as the cluster has room for.
+        How many processes, or actors, each with a backbone of its own; by default this process
+        alone, one for each of `devices`, or as many actors as the cluster has room for.
+    devices : sequence of str, optional
+        Where the workers compute, in turn: ("cuda:0", "cuda:1"). By default where the extractor
+        does; its "auto" and "cuda" are all GPUs there are.
     address : str, optional
         Of the Ray cluster; by default one is started on this machine.
     """
@@ -53,6 +57,7 @@ class JobOptions(TypedDict, total=False):
     tensorboard: str | os.PathLike[str] | None
     runner: str
     workers: int | None
+    devices: Sequence[str] | None
     address: str | None
 
 
@@ -70,6 +75,7 @@ class Options:
     tensorboard: str | None = None
     runner: str = "local"
     workers: int | None = None
+    devices: tuple[str, ...] | None = None
     address: str | None = None
 
 
@@ -103,6 +109,8 @@ def check_options(options: JobOptions | dict[str, Any]) -> Options:
             given[name] = os.fspath(given[name])
     if given.get("shard") is not None:
         given["shard"] = as_shard(given["shard"])
+    if given.get("devices") is not None:
+        given["devices"] = _names(given["devices"])
     checked = Options(**given)
     _check_runner(checked)
     for name in _PLANNED:
@@ -123,6 +131,12 @@ def _check_runner(options: Options) -> None:
         raise ValueError(
             f"address must be left out unless runner is 'ray', got {options.address!r}"
         )
+
+
+def _names(devices: Any) -> tuple[str, ...]:
+    if isinstance(devices, str) or not all(isinstance(d, str) for d in devices) or not devices:
+        raise TypeError(f"devices must be a list of names like 'cuda:1', got {devices!r}")
+    return tuple(devices)
 
 
 def as_shard(shard: str | tuple[int, int]) -> tuple[int, int]:

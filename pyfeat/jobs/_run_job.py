@@ -21,6 +21,7 @@ from pyfeat.jobs._report import Report, listeners_of, reporting
 from pyfeat.jobs._share import chosen_inputs
 from pyfeat.jobs._stop import Stop, stoppable
 from pyfeat.jobs._summary import ExtractSummary, JobInterrupted
+from pyfeat.jobs._workers import Workers, devices_of
 from pyfeat.store import FeatureStore, Item, ItemLog
 
 Progress = bool | Callable[[int, int], None]
@@ -76,7 +77,7 @@ def run_job(
         now = time.perf_counter()
         summary = _summary(job, account, measured, (now - began, now - running))
         end = "end" if stop.signal is None else "interrupted"
-        report.tell(end, {**report.state(), **summary.to_dict()})
+        report.tell(end, {**summary.to_dict(), **report.state()})
     if stop.signal is not None:
         raise JobInterrupted(summary, stop.signal)
     return summary
@@ -107,6 +108,9 @@ def _outcomes(job: Job) -> Generator[Outcome, None, None]:
     """Return what becomes of every input, by whoever does the work."""
     if job.options.runner == "ray":
         return run_on_ray(job)
+    devices = devices_of(job.extractor.device, job.options.devices, job.options.workers)
+    if devices:
+        return Workers(job, devices).outcomes()
     return run(job.inputs, job.backbone, job.store, job.run_options, job.times)
 
 

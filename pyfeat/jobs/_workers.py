@@ -1,0 +1,252 @@
+"""Several processes for one job, each with a backbone on a device of its own.
+
+Each worker puts rows into the store itself; what became of every input comes back to this process,
+which keeps the account. Inputs are handed out in small portions, so that a slow device gets fewer.
+When a worker dies, what it had not told of is done again, one input at a time: an input that kills
+its worker by itself goes into quarantine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any
+
+from pyfeat._config import num_threads
+from pyfeat.extract import Outcome
+from pyfeat.jobs._job import Job
+
+PORTION = 64
+# Deaths that are borne beside those an input is to blame for.
+_DEATHS = 10
+_SECONDS = 60.0
+_COMMAND = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from pyfeat.jobs._worker import main; main(int(sys.argv[1]))"
+)
+
+
+def devices_of(device: Any, devices: Sequence[str] | None, workers: int | None) -> list[str]:
+    """Return the device of each worker; [] where this process does the work itself.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        Of the extractor: "auto" and "cuda" are all GPUs there are.
+    devices : sequence of str, optional
+        Those asked for by name.
+    workers : int, optional
+        How many; by default one for each device asked for.
+    """
+    import torch
+
+    named = list(devices or [])
+    if workers is None and len(named) < 2:
+        return []
+    n_gpus = torch.cuda.device_count()
+    if not named and str(device) in ("auto", "cuda") and n_gpus > 1:
+        named = [f"cuda:{i}" for i in range(n_gpus)]
+    named = named or [str(device)]
+    return [named[i % len(named)] for i in range(workers or len(named))]
+
+
+class _Worker:
+    """One process, and what it was given and has not told of."""
+
+    def __init__(self, number: int, device: str, threads: int) -> None:
+        self.number = number
+        self.device = device
+        self.given: set[int] = set()
+        self.is_ready = False
+        # Whether it may get more in the session it is in, and whether that is of one suspect.
+        self.is_open = False
+        self.on_trial = False
+        self.connection, theirs = Pipe()
+        environment = {**os.environ, "PYFEAT_NUM_THREADS": str(threads)}
+        if not device.startswith("cuda"):
+            environment.setdefault("OMP_NUM_THREADS", str(threads))
+        descriptor = theirs.fileno()
+        arguments = [str(descriptor), json.dumps(sys.path)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, *arguments],
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what it prints is no part of the answer of a command
+            env=environment,
+        )
+        theirs.close()
+
+    def send(self, *message: Any) -> None:
+        """Send a message; that it died is noticed when its end of the pipe is read."""
+        try:
+            self.connection.send(message)
+        except OSError:
+            return
+
+    def __str__(self) -> str:
+        return f"worker {self.number} (process {self.process.pid}, {self.device})"
+
+
+class Workers:
+    """The workers of one job.
+
+    Parameters
+    ----------
+    job : Job
+    devices : list of str
+        Of each worker.
+    """
+
+    def __init__(self, job: Job, devices: list[str]) -> None:
+        self._job = job
+        n = len(job.inputs)
+        portion = max(1, min(PORTION, n // (8 * len(devices))))
+        self._at = 0
+        self._portion = portion
+        self._suspects: deque[int] = deque()
+        self._deaths = 0
+        self._threads = max(1, num_threads() // len(devices))
+        self._alive = [self._start(i, device) for i, device in enumerate(devices, 1)]
+
+    def _start(self, number: int, device: str) -> _Worker:
+        worker = _Worker(number, device, self._threads)
+        settings = self._job.extractor.get_params(deep=False)
+        store = str(self._job.store.path)
+        try:
+            worker.connection.send(
+                {**settings, "store": store, "device": device, "progress": False}
+            )
+        except (AttributeError, TypeError) as error:
+            worker.process.kill()
+            worker.process.wait()
+            raise TypeError(
+                f"backbone must be fit for pickle to have workers, got {error}"
+            ) from None
+        self._tell(worker, "started")
+        return worker
+
+    def _tell(self, worker: _Worker, state: str) -> None:
+        facts = {"worker": worker.number, "device": worker.device, "state": state}
+        self._job.tell("worker", {**facts, "worker_pid": worker.process.pid})
+
+    def outcomes(self) -> Generator[Outcome, None, None]:
+        """Yield what becomes of every input."""
+        try:
+            while self._alive:
+                for worker in self._readable():
+                    try:
+                        message = worker.connection.recv()
+                    except (EOFError, ConnectionError):
+                        yield from self._bury(worker)
+                    else:
+                        yield from self._hear(worker, message)
+        finally:
+            self._end()
+
+    def _readable(self) -> list[_Worker]:
+        ends = {w.connection: w for w in self._alive}
+        return [ends[c] for c in wait(list(ends)) if isinstance(c, Connection)]
+
+    def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> Iterator[Outcome]:
+        kind, *content = message
+        if kind == "ready":
+            self._check_space(worker, content[0])
+            worker.is_ready = True
+            self._begin(worker)
+        elif kind == "want":
+            self._feed(worker)
+        elif kind == "outcomes":
+            outcomes, times = content
+            self._job.times.add(times)
+            for outcome in outcomes:
+                worker.given.discard(outcome.position)
+                yield outcome
+        elif kind == "idle":
+            self._begin(worker)
+        else:
+            raise content[0]
+
+    def _check_space(self, worker: _Worker, fingerprint: str) -> None:
+        space = self._job.store.space
+        if fingerprint != space.fingerprint:
+            raise RuntimeError(
+                f"{worker} must give rows of space {space.fingerprint[:12]}, got {fingerprint[:12]}"
+            )
+
+    def _begin(self, worker: _Worker) -> None:
+        """Begin a session: of one suspect, or of all that is left; or send the worker home."""
+        worker.on_trial = bool(self._suspects)
+        if self._suspects:
+            self._give(worker, [self._suspects.popleft()])
+            worker.send("end")
+        elif positions := self._next():
+            worker.is_open = True
+            self._give(worker, positions)
+        else:
+            worker.send("stop")
+
+    def _feed(self, worker: _Worker) -> None:
+        """Give a worker its next portion while it is busy with the one before."""
+        if not worker.is_open:
+            return
+        if positions := self._next():
+            self._give(worker, positions)
+        else:
+            worker.is_open = False
+            worker.send("end")
+
+    def _next(self) -> range:
+        positions = range(self._at, min(self._at + self._portion, len(self._job.inputs)))
+        self._at = positions.stop
+        return positions
+
+    def _give(self, worker: _Worker, positions: Sequence[int]) -> None:
+        worker.given.update(positions)
+        worker.send("items", [(p, self._job.inputs[p]) for p in positions])
+
+    def _bury(self, worker: _Worker) -> Iterator[Outcome]:
+        """Take note that a worker has ended; another one takes its place if it left work."""
+        self._alive.remove(worker)
+        worker.connection.close()
+        code = worker.process.wait()
+        if code == 0 and not worker.given:
+            self._tell(worker, "ended")
+            return
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        self._tell(worker, how)
+        if not worker.is_ready:
+            raise RuntimeError(f"{worker} {how} before it began")
+        if worker.on_trial and worker.given:
+            yield Outcome(worker.given.pop(), "bad", reason=f"the process that read it {how}")
+        else:
+            self._deaths += 1
+            if self._deaths > _DEATHS:
+                raise RuntimeError(f"{worker} {how}, after {_DEATHS} others: the job ends here")
+            self._suspects.extend(sorted(worker.given))
+            message = f"{worker} {how}: {len(worker.given)} inputs are done again"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        if self._suspects or self._at < len(self._job.inputs):
+            self._alive.append(self._start(worker.number, worker.device))
+
+    def _end(self) -> None:
+        """Have the workers write what they hold, and wait for them to end."""
+        for worker in self._alive:
+            worker.send("stop")
+        for worker in self._alive:
+            try:
+                while worker.connection.poll(_SECONDS):
+                    worker.connection.recv()
+            except (EOFError, OSError):
+                pass
+            worker.connection.close()
+            try:
+                worker.process.wait(_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
