@@ -131,6 +131,10 @@ def _check_runner(options: Options) -> None:
         raise ValueError(
             f"address must be left out unless runner is 'ray', got {options.address!r}"
         )
+    if options.devices is not None and options.runner == "ray":
+        raise ValueError(
+            f"devices must be left out where runner is 'ray', got {list(options.devices)}"
+        )
 
 
 def _names(devices: Any) -> tuple[str, ...]:

@@ -133,7 +133,8 @@ def _outcomes(report: Report, job: Job) -> Iterator[Outcome]:
         raise report.error
     job.times.add(report.times)
     if report.deaths:
-        job.tell("worker", {"died": report.deaths, "inputs": len(report.outcomes)})
+        state = f"does {len(report.outcomes)} inputs again, at which {report.deaths} workers died"
+        job.tell("worker", {"worker": report.worker, "state": state})
         yield from _of_the_dead(report.outcomes, job.store)
     else:
         yield from report.outcomes

@@ -73,6 +73,8 @@ class Report:
 
     Parameters
     ----------
+    worker : str
+        Machine and process.
     outcomes : list of Outcome
         Without their rows; positions are those in the inputs of the job.
     deaths : int
@@ -84,6 +86,7 @@ class Report:
         Why the job cannot go on.
     """
 
+    worker: str
     outcomes: list[Outcome] = field(default_factory=list)
     deaths: int = 0
     times: Times = field(default_factory=Times)
@@ -133,7 +136,7 @@ class Worker:
             store.close()
 
     def _report(self, start: int, inputs: Sequence[Input]) -> Report:
-        report = Report()
+        report = Report(f"{platform.node()}, process {os.getpid()}")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
