@@ -19,7 +19,7 @@ import torch
 from pyfeat._model_file import replace_file
 from pyfeat.extract import Input, Outcome, RunOptions, engine_of
 from pyfeat.jobs._job import Job
-from pyfeat.jobs._ray_cluster import Places, cluster, places_of
+from pyfeat.jobs._ray_cluster import Places, cluster, import_ray, is_client, places_of
 from pyfeat.jobs._ray_worker import Ledger, Piece, Report, Work, Worker
 from pyfeat.store import FeatureStore
 
@@ -106,6 +106,18 @@ def _reports(
     pieces = [
         {"piece": Piece(i, [inputs[k] for k in range(i, min(i + step, part.stop))])} for i in starts
     ]
+    if not is_client(ray):
+        yield from results(pieces, work, places)
+        return
+    # Ray Data needs a process of the cluster to run it.
+    remote = ray.remote(num_cpus=0)(Results).remote(pieces, work, places)
+    while (report := ray.get(remote.take.remote())) is not None:
+        yield report
+
+
+def results(pieces: list[dict[str, Any]], work: Work, places: Places) -> Iterator[Report]:
+    """Yield what became of pieces of work, in the order in which they were done."""
+    ray = import_ray()
     ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
     needs: dict[str, Any] = {"num_gpus": 1} if places.gpus else {"num_cpus": places.cpus}
     data = ray.data.from_items(pieces, override_num_blocks=len(pieces)).map_batches(
@@ -117,6 +129,17 @@ def _reports(
     )
     for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         yield from batch["report"]
+
+
+class Results:
+    """The same one by one, from an actor."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._results = results(*arguments)
+
+    def take(self) -> Report | None:
+        """Return the next report; None after the last one."""
+        return next(self._results, None)
 
 
 def _step(n: int, options: RunOptions, places: Places) -> int:
