@@ -6,7 +6,6 @@ interrupted.
 
 from __future__ import annotations
 
-import glob
 import io
 import json
 import logging
@@ -31,11 +30,17 @@ P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no bar.")]
 Column = Annotated[
     str | None,
-    typer.Option(help="Column of a CSV, TSV or parquet list that holds the paths, or the texts."),
+    typer.Option(
+        help="Column of a table that holds the paths, the files or the texts; of a tar archive "
+        "what follows the stem of its members, like jpg."
+    ),
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(help="File of weights for the architecture that the name of the backbone means."),
+    typer.Option(
+        help="File of weights for the architecture that the name of the backbone means; of a model "
+        "or index also the ONNX file or the folder that the backbone came from."
+    ),
 ]
 SpaceOption = Annotated[
     str | None,
@@ -45,8 +50,10 @@ InputArguments = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Folders (recursive), globs, images, or lists of paths (.txt .csv .tsv .parquet). For "
-        "texts: tables (the cells of a column), .txt (its lines), or folders of .txt files.",
+        help="Folders (recursive), globs, files, lists of paths (.txt .csv .tsv .parquet), tar "
+        "archives, columns of files (.parquet .arrow, data sets of Hugging Face on disk), or "
+        "addresses of any of these (s3:// http:// ...). For texts: tables (the cells of a column), "
+        ".txt (its lines), or folders of .txt files.",
     ),
 ]
 
@@ -170,10 +177,12 @@ def check_there(inputs: list[str]) -> None:
     Raises
     ------
     UsageProblem
-        If an input is neither there nor a glob.
+        If an input is neither there nor a pattern nor an address.
     """
+    from pyfeat.jobs import is_there
+
     for item in inputs:
-        if not os.path.lexists(item) and not glob.has_magic(item):
+        if not is_there(item):
             raise UsageProblem(f"inputs must exist, got {item!r}: no such file or folder")
 
 
@@ -205,6 +214,7 @@ def main() -> None:
         _data,
         _extract,
         _model,
+        _plan,
         _store,
         _tools,
     )

@@ -2,7 +2,7 @@
 
 from pyfeat.extract._choice import engine_of
 from pyfeat.extract._feature_extractor import FeatureExtractor
-from pyfeat.extract._inputs import Input
+from pyfeat.extract._inputs import Input, Readable
 from pyfeat.extract._progress import progress_of
 from pyfeat.extract._run import Outcome, RunOptions, row_space, run
 from pyfeat.extract._times import Times
@@ -11,6 +11,7 @@ __all__ = [
     "FeatureExtractor",
     "Input",
     "Outcome",
+    "Readable",
     "RunOptions",
     "Times",
     "engine_of",

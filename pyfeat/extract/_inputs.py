@@ -5,16 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pyfeat._identity import array_key, content_key
-from pyfeat.extract._readers import Content
+from pyfeat.errors import InputError
+from pyfeat.extract._readers import Content, Reader
 
 CHANNELS = (1, 3, 4)
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Where bytes are, to be read when their turn comes: a member of a tar, a cell, an address.
+
+    Small, and can be pickled: a job hands it to the thread or the process that reads it.
+    """
+
+    def read(self) -> bytes:
+        """Return the bytes of the file, UTF-8 of a text; raise InputError if they cannot be read.
+
+        Any number of threads may call it, any number of times.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,11 +41,29 @@ class Input:
     ----------
     name : str
         Path, or the position in the input, for messages.
-    value : path-like, bytes, str, PIL image or ndarray
+    value : path-like, bytes, str, PIL image, ndarray or Readable
     """
 
     name: str
     value: Any
+
+
+def content_of(reader: Reader, item: Input) -> Content:
+    """Return what the key of an input is taken of.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    value = item.value
+    if isinstance(value, Readable):
+        value = value.read()
+        if not isinstance(value, bytes):
+            raise InputError(item.name, f"must be read as bytes, got {type(value).__name__}")
+        if not value:
+            raise InputError(item.name, "it is empty")
+    return reader.content(value, item.name)
 
 
 def key_of(content: Content) -> bytes:

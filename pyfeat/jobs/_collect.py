@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from pyfeat.jobs._collected import Files, Part
+from pyfeat.jobs._inputs_dataset import is_dataset, parts_of_dataset
+from pyfeat.jobs._inputs_remote import (
+    as_place,
+    filesystem_of,
+    found_at,
+    is_glob,
+    is_url,
+    listing,
+    suffix_of,
+)
+from pyfeat.jobs._inputs_table import is_table, parts_of_list, parts_of_table
+from pyfeat.jobs._inputs_tar import is_tar, members_of
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -37,12 +51,12 @@ VIDEO_SUFFIXES = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv"]
 )
 # What is looked for in folders, and what one of them is called.
-_SUFFIXES = {
+KINDS = {
     "image": (IMAGE_SUFFIXES, "image"),
     "audio": (AUDIO_SUFFIXES, "recording"),
     "video": (VIDEO_SUFFIXES, "video"),
+    "text": (frozenset({".txt"}), "text"),
 }
-LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".parquet"})
 
 
 class Paths(list[str]):
@@ -61,9 +75,11 @@ def collect(
     ----------
     inputs : path-like or sequence of path-like
         Folders (searched recursively), globs, files, and lists of paths: `.txt` (one a line),
-        `.csv`, `.tsv`, `.parquet`. Paths in a list are taken from the current folder.
+        `.csv`, `.tsv`, `.parquet`; addresses of such. Paths in a list are taken from the current
+        folder.
     column : str, optional
-        Column of a table that holds the paths; by default "path" if there is one, else the first.
+        Column of a table that holds the paths; by default "path" if there is one, else the first
+        of text.
     modality : {"image", "audio", "video"}, default="image"
         Files of which kind are looked for in folders, by their suffix.
 
@@ -76,145 +92,233 @@ def collect(
     ------
     ValueError
         If an input is not there, a glob matches nothing, nothing is found at all, or a list has no
-        such column, or `modality` is another one.
+        such column, or `modality` is another one; or if an input has no path of its own, being in
+        an archive or a cell (see `collect_inputs`).
     """
-    if modality not in _SUFFIXES:
-        raise ValueError(f"modality must be one of {list(_SUFFIXES)}, got {modality!r}")
-    suffixes, noun = _SUFFIXES[modality]
+    if modality not in ("image", "audio", "video"):
+        raise ValueError(f"modality must be one of {list(KINDS)[:3]}, got {modality!r}")
     if isinstance(inputs, Paths):
         return inputs
-    if isinstance(inputs, (str, os.PathLike)):
-        inputs = [inputs]
-    if column is not None and not any(_is_list(Path(item)) for item in inputs):
-        raise ValueError(f"column must be given with a list (.csv ...), got {column!r} without one")
-    found: dict[str, None] = {}
-    for item in inputs:
-        for path in _expand(os.fspath(item), column, suffixes):
-            found[os.path.abspath(path)] = None  # noqa: PTH100  symlinks stay as they are
-    if not found:
-        given = [os.fspath(i) for i in inputs]
-        raise ValueError(f"inputs must name at least one {noun}, got {given}")
-    return Paths(found)
+    parts = found_in(inputs, modality, column)
+    for part in parts:
+        if not isinstance(part, Files):
+            raise ValueError(f"inputs must be files with a path, got {part.input(0).name!r}")
+    return Paths(place for part in parts if isinstance(part, Files) for place in part.places)
 
 
-def _is_list(path: Path) -> bool:
-    return path.suffix.lower() in LIST_SUFFIXES and path.is_file()
+def found_in(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    modality: str,
+    column: str | None,
+) -> list[Part]:
+    """Return what inputs stand for, each file, archive and table once.
+
+    Raises
+    ------
+    ValueError
+        If an input is not there, a glob matches nothing, nothing is found at all, or a column is
+        asked for that is not there.
+    """
+    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    finder = _Finder(modality, column)
+    for item in given:
+        finder.add(os.fspath(item))
+    if column is not None and not finder.is_tabular:
+        kind = "table" if modality == "text" else "list"
+        raise ValueError(
+            f"column must be given with a {kind} (.csv ...), got {column!r} without one"
+        )
+    parts = finder.parts()
+    if not any(len(part) for part in parts):
+        message = f"inputs must name at least one {KINDS[modality][1]}, got {list(map(str, given))}"
+        raise ValueError(message + finder.hint)
+    return parts
 
 
-def _expand(item: str, column: str | None, suffixes: frozenset[str]) -> Iterable[str]:
-    path = Path(item)
-    if path.is_dir():
+def is_there(item: str) -> bool:
+    """Return whether something that was typed may stand for inputs; addresses are not asked."""
+    if is_url(item) or os.path.lexists(item) or glob.has_magic(item):
+        return True
+    return any(is_there(one) for one in braces(item) if one != item)
+
+
+_BRACE = re.compile(r"\{([^{}]*)\}")
+
+
+def braces(item: str) -> list[str]:
+    """Return what `{000..010}` and `{a,b}` in a name stand for.
+
+    Examples
+    --------
+    >>> braces("{08..10}.tar"), braces("{a,b}{0..1}"), braces("{x}")
+    (['08.tar', '09.tar', '10.tar'], ['a0', 'a1', 'b0', 'b1'], ['{x}'])
+    """
+    for found in _BRACE.finditer(item):
+        first, dots, last = found[1].partition("..")
+        if dots and first.isdecimal() and last.isdecimal():
+            low, high = int(first), int(last)
+            width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+            step = 1 if low <= high else -1
+            words: Iterable[str] = (f"{n:0{width}}" for n in range(low, high + step, step))
+        elif "," in found[1]:
+            words = found[1].split(",")
+        else:
+            continue
+        head, tail = item[: found.start()], braces(item[found.end() :])
+        return [f"{head}{word}{rest}" for word in words for rest in tail]
+    return [item]
+
+
+class _Finder:
+    """Goes through what was typed, and remembers what was found."""
+
+    def __init__(self, modality: str, column: str | None) -> None:
+        self._modality = modality
+        self._column = column
+        self._suffixes = KINDS[modality][0]
+        self._parts: list[Part] = []
+        self._sources: set[str] = set()
+        self._of_folder = False
+        self.is_tabular = False  # whether a column can be meant
+        self.hint = ""
+
+    def add(self, item: str) -> None:
+        """Find what one item stands for."""
+        place = as_place(item)
+        if is_url(place):
+            with listing(place):
+                self._add_address(place)
+        elif Path(place).is_dir():
+            self._add_folder(Path(place), named=item)
+        elif os.path.lexists(place):
+            self._add_file(place)
+        elif (words := braces(item)) != [item]:
+            for word in words:
+                self.add(word)
+        elif glob.has_magic(item):
+            matches = sorted(glob.glob(item, recursive=True))  # noqa: PTH207  absolute patterns too
+            if not matches:
+                raise ValueError(f"inputs must match something, got the glob {item!r}: no match")
+            for match in matches:
+                self.add(match)
+        else:
+            raise ValueError(f"inputs must exist, got {item!r}: no such file or folder")
+
+    def _add_folder(self, folder: Path, named: str) -> None:
+        if is_dataset(folder):
+            self._add_source(str(folder))
+            return
         # A folder with the name of a file is most likely a mistake: the job names it.
-        named = [item] if path.suffix.lower() in suffixes else []
-        return [*named, *files_below(path, suffixes)]
-    if _is_list(path):
-        return _listed(path, column)
-    if os.path.lexists(item):
-        return [item]
-    if glob.has_magic(item):
-        matches = sorted(glob.glob(item, recursive=True))  # noqa: PTH207  absolute patterns too
-        if not matches:
-            raise ValueError(f"inputs must match something, got the glob {item!r}: no match")
-        return [p for match in matches for p in _expand(match, column, suffixes)]
-    raise ValueError(f"inputs must exist, got {item!r}: no such file or folder")
+        is_named = self._modality != "text" and Path(named).suffix.lower() in self._suffixes
+        head = [str(folder)] if is_named else []
+        self._of_folder = True
+        self._add_places([*head, *files_below(folder, self._suffixes)])
+
+    def _add_file(self, place: str) -> None:
+        """Take a file, local or not, for what its name says that it is."""
+        if is_tar(place) or is_table(place):
+            self._add_source(place)
+        elif suffix_of(place) == ".txt" and place not in self._sources:
+            self._sources.add(place)
+            self.is_tabular |= self._modality != "text"
+            self._parts += parts_of_list(place, self._modality)
+        elif suffix_of(place) != ".txt":
+            self._add_places([place])
+
+    def _add_address(self, url: str) -> None:
+        if (words := braces(url)) != [url]:
+            for word in words:
+                self._add_address(word)
+        elif not is_glob(url) and (_is_source(url) or suffix_of(url) in self._suffixes):
+            filesystem_of(url)  # a package that is missing is told at once
+            self._add_file(url)  # a file that is missing is named by the job
+        else:
+            places, was_glob = found_at(url, self._suffixes)
+            if not was_glob:
+                self._add_places(places)
+            for place in places if was_glob else ():
+                self._add_file(place)
+
+    def _add_source(self, place: str) -> None:
+        self.is_tabular = True
+        if place in self._sources:
+            return
+        self._sources.add(place)
+        if is_tar(place):
+            parts, others = members_of(place, self._is_wanted)
+            if not any(map(len, parts)):
+                self.hint = f": the members of {place} are others, like {others}"
+        elif is_table(place):
+            parts = parts_of_table(place, self._modality, self._column)
+        else:
+            parts = parts_of_dataset(Path(place), self._modality, self._column)
+        if not parts:
+            self.hint = f": the table {place} has no rows"
+        self._parts += parts
+
+    def _is_wanted(self, member: str) -> bool:
+        """Return whether a member of an archive is an input; a column is what follows its stem."""
+        name = member.rpartition("/")[2].lower()
+        if self._column is not None:
+            return name.partition(".")[2] == self._column.lower().lstrip(".")
+        return Path(name).suffix in self._suffixes
+
+    def _add_places(self, places: list[str]) -> None:
+        self._parts.append(Files(places, self._modality))
+
+    def parts(self) -> list[Part]:
+        """Return what was found, each file once."""
+        if len(self._parts) == 1:  # one folder has each of its files once
+            return self._parts if self._of_folder else [_unique(self._parts[0], set())]
+        seen: set[str] = set()
+        return [_unique(part, seen) for part in self._parts]
+
+
+def _unique(part: Part, seen: set[str]) -> Part:
+    """Return files without those seen before; anything else as it is."""
+    if not isinstance(part, Files):
+        return part
+    fresh = [place for place in dict.fromkeys(part.places) if place not in seen]
+    seen.update(fresh)
+    return Files(fresh, part.modality)
+
+
+def _is_source(place: str) -> bool:
+    return is_tar(place) or is_table(place) or suffix_of(place) == ".txt"
 
 
 def files_below(folder: Path, suffixes: frozenset[str]) -> Iterator[str]:
     """Yield files by suffix, and what cannot be looked into; links to folders are followed once."""
     unreadable: list[str] = []
-    seen = {os.path.realpath(folder)}
-    walk = os.walk(folder, onerror=lambda e: unreadable.append(str(e.filename)), followlinks=True)
-    for parent, folders, names in walk:
-        fresh = []
-        for name in sorted(folders, key=lambda n: (os.path.islink(f"{parent}/{n}"), n)):  # noqa: PTH114
-            real = os.path.realpath(f"{parent}/{name}")
-            if real not in seen:
-                seen.add(real)
-                fresh.append(name)
-        folders[:] = sorted(fresh)
-        for name in sorted([*names, *folders]):
-            if Path(name).suffix.lower() in suffixes:
-                yield str(Path(parent, name))
+    top = os.path.realpath(folder)
+    seen = {top}
+    left = [(str(folder), top)]  # folders to come, the next one last, and where they really are
+    while left:
+        parent, real = left.pop()
+        try:
+            with os.scandir(parent) as entries:
+                kinds = [(entry.is_dir(), entry.name, entry) for entry in entries]
+        except OSError:
+            unreadable.append(parent)
+            continue
+        inside = [entry for is_folder, _, entry in kinds if is_folder]
+        fresh = _fresh(inside, real, seen)
+        names = [name for is_folder, name, _ in kinds if not is_folder]
+        root = parent.rstrip("/") + "/"
+        for name in sorted([*names, *fresh]):
+            dot = name.rfind(".")
+            if dot > 0 and name[dot:].lower() in suffixes:
+                yield root + name
+        left += [(root + name, fresh[name]) for name in sorted(fresh, reverse=True)]
     yield from unreadable
 
 
-def _listed(path: Path, column: str | None) -> list[str]:
-    if path.suffix.lower() == ".txt":
-        lines = path.read_text("utf-8-sig", errors="surrogateescape").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    header, rows = read_table(path)
-    name = column if column is not None else ("path" if "path" in header else header[0])
-    if name not in header:
-        raise ValueError(f"column must be one of {header}, got {name!r} for {str(path)!r}")
-    index = header.index(name)
-    return [row[index] for row in rows if row[index]]
-
-
-def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a CSV, TSV or parquet file, as text; null is empty."""
-    if path.suffix.lower() == ".parquet":
-        return _parquet(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as f:
-            rows = [row for row in csv.reader(f, delimiter=delimiter) if row]
-    except csv.Error as error:
-        raise ValueError(f"{path}: must be a table, got {error}") from None
-    if not rows:
-        raise ValueError(f"inputs must not be empty, got the table {str(path)!r}")
-    width = len(rows[0])
-    for number, row in enumerate(rows, 1):
-        if len(row) != width:
-            raise ValueError(f"{path}, row {number}: must have {width} fields, got {len(row)}")
-    return rows[0], rows[1:]
-
-
-def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise ImportError("parquet lists need pyarrow: pip install pyarrow") from None
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: must be a parquet file, got {error}") from None
-    columns = [
-        ["" if v is None else str(v) for v in table.column(name).to_pylist()]
-        for name in table.column_names
-    ]
-    return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
-
-
-def read_labels(file: str | os.PathLike[str]) -> dict[str, str]:
-    """Return label by absolute path from a CSV, TSV or parquet file.
-
-    Parameters
-    ----------
-    file : path-like
-        Table with columns "path" and "label", or else its first two columns.
-
-    Returns
-    -------
-    labels : dict of str to str
-
-    Raises
-    ------
-    ValueError
-        If the file is not there, has fewer than two columns, or gives one path two labels.
-    """
-    source = Path(file)
-    if not source.is_file():
-        raise ValueError(f"labels must be 'folder' or a table, got {str(source)!r}: no such file")
-    header, rows = read_table(source)
-    if len(header) < 2:
-        raise ValueError(f"labels must have two columns, path and label, got {header}")
-    p = header.index("path") if "path" in header else 0
-    q = header.index("label") if "label" in header else 1
-    labels: dict[str, str] = {}
-    for row in rows:
-        path = os.path.abspath(row[p])  # noqa: PTH100  symlinks stay as they are
-        if labels.setdefault(path, row[q]) != row[q]:
-            both = [labels[path], row[q]]
-            raise ValueError(f"labels must give each path one label, got {both} for {path!r}")
-    return labels
+def _fresh(folders: list[os.DirEntry[str]], real: str, seen: set[str]) -> dict[str, str]:
+    """Return where folders really are that were not seen before, by name; of one its link last."""
+    fresh: dict[str, str] = {}
+    for entry in sorted(folders, key=lambda e: (e.is_symlink(), e.name)):
+        place = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+        if place not in seen:
+            seen.add(place)
+            fresh[entry.name] = place
+    return fresh

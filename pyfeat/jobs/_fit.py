@@ -7,7 +7,6 @@ import time
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 
 from pyfeat._identity import Space
-from pyfeat.jobs._collect import read_labels
+from pyfeat.jobs._labels import folder_of, read_labels
 from pyfeat.jobs._standardized import fit_standardized
 from pyfeat.store import FeatureStore, View, read_items
 
@@ -74,7 +73,9 @@ def fit(
     store : path-like
         Store that `extract` filled.
     labels : "folder" or path-like
-        "folder": the name of the folder an image lies in. Else a table with path and label.
+        "folder": the name of the folder an input lies in, of a member of an archive the one in the
+        archive, or else the archive's own name. Else a table with path and label; or, with a
+        column "label", the table or the data set whose rows the inputs were.
     out : path-like
         File of the model.
     C : float, default=1.0
@@ -99,13 +100,13 @@ def fit(
         raise ValueError(f"cv must be 0 or at least 2, got {cv}")
     began = time.perf_counter()
     chosen = choose_space(store, space)
-    by_path = None if os.fspath(labels) == "folder" else read_labels(labels)
     items = [i for i in read_items(store, chosen) if i.key is not None]
     names = [i.name for i in items]
-    if by_path is None:
-        found = [Path(name).parent.name for name in names]
+    if os.fspath(labels) == "folder":
+        found = [folder_of(name) for name in names]
     else:
-        found = [by_path.get(name, "") for name in names]
+        by_name = read_labels(labels, names)
+        found = [by_name.get(name, "") for name in names]
     kept = [(i.key, label) for i, label in zip(items, found, strict=True) if i.key and label]
     y = np.array([label for _, label in kept])
     if len(set(y.tolist())) < 2:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,7 @@ def run_job(
     """
     began = time.perf_counter()
     # With the store, whose rows decide where an engine is to be chosen.
-    settings = extractor.get_params(deep=False)
-    extractor = FeatureExtractor(**{**settings, "store": store})
+    extractor = copy(extractor).set_params(store=store)
     with listeners_of(options) as listeners:
         sample = _sample(inputs)
         backbone = extractor.get_backbone(sample)

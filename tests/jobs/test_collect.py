@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pyfeat.jobs import collect
-from pyfeat.jobs._collect import read_labels
+from pyfeat.jobs._labels import read_labels
 
 
 @pytest.fixture

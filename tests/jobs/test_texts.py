@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pyfeat import FeatureExtractor
+from pyfeat.errors import InputError
 from pyfeat.jobs import collect_inputs, collect_texts, extract, fit, modality_of_space, predict
 from pyfeat.store import FeatureStore, read_items
 from tests.jobs.conftest import MeanOfWords, word_tokenizer
@@ -53,7 +54,10 @@ def test_parquet_column_is_read(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"id": [1, 2], "text": ["good", None]}), tmp_path / "t.parquet")
-    assert values(tmp_path / "t.parquet") == ["good", ""]
+    good, null = collect_texts(tmp_path / "t.parquet")
+    assert good.value.read() == b"good"
+    with pytest.raises(InputError, match="it is null"):
+        null.value.read()
 
 
 def test_lines_of_a_list_are_texts_with_their_number(tmp_path: Path) -> None:
