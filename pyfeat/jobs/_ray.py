@@ -7,6 +7,7 @@ again; the rows that it had put are found then.
 from __future__ import annotations
 
 import secrets
+import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from pyfeat.store import FeatureStore
 # Batches in a piece of work: their account comes at once, at its end.
 _BATCHES = 8
 _PIECES = 8  # for each worker at least, where there are few inputs: all end at about one time
+# Seconds that the end of a job waits for its workers to end; the next writer seals what is left.
+_PATIENCE = 5.0
 # Inputs whose names and values lie in the memory of the cluster at a time.
 _WAVE = 2**20
 
@@ -67,8 +70,7 @@ def run_on_ray(job: Job) -> Generator[Outcome, None, None]:
                 for report in _reports(ray, job.inputs, part, work, places):
                     yield from _outcomes(report, job)
     finally:
-        FeatureStore(folder, space).close()  # seals what workers that were killed have put
-        job.store.refresh()
+        _seal(job.store)
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -85,6 +87,17 @@ def _settings(job: Job) -> dict[str, Any]:
         "store": None,
         "progress": False,
     }
+
+
+def _seal(store: FeatureStore) -> None:
+    """Seal what workers that were killed have put, as soon as they are gone."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        FeatureStore(store.path, store.space).close()
+        store.refresh()
+        if not any(f.endswith(".tail") for f in store.files()) or time.monotonic() > until:
+            return
+        time.sleep(0.2)
 
 
 @contextmanager
