@@ -62,12 +62,15 @@ class Contestant:
         Largest error that still counts as right.
     skip : str, optional
         Why it cannot run here; it then gets a row with the reason.
+    after : callable, optional
+        Clears up after each call of `run`, outside the time. A sample is one call then.
     """
 
     name: str
     run: Callable[[], Any] | None = None
     bound: float = 0.0
     skip: str | None = None
+    after: Callable[[], Any] | None = None
 
     @property
     def backend(self) -> str | None:
@@ -150,19 +153,23 @@ def measure(case: Case, rounds: int) -> list[Row]:
         case = replace(case, expected=case.expected())
     rows = [_checked(case, c) for c in case.contestants]
     racing = [
-        (row, c.run) for row, c in zip(rows, case.contestants, strict=True) if row["status"] == "ok"
+        (row, c.run, c.after)
+        for row, c in zip(rows, case.contestants, strict=True)
+        if row["status"] == "ok"
     ]
     wait = device.wait_for(case.device)
-    calls = [_calls_per_sample(run, wait) for _, run in racing]
+    calls = [1 if after else _calls_per_sample(run, wait) for _, run, after in racing]
     samples: list[list[float]] = [[] for _ in racing]
     last = racing[-1][1] if racing else None  # it has just been counted
     for turn in range(rounds):
         for at in range(len(racing)):
             i = (at + turn) % len(racing)
             _settle(last)
-            last = racing[i][1]
+            _, last, after = racing[i]
             samples[i].append(_seconds(last, calls[i], wait))
-    for (row, _), seconds in zip(racing, samples, strict=True):
+            if after is not None:
+                after()
+    for (row, *_), seconds in zip(racing, samples, strict=True):
         row.update(_times(case, seconds))
     return rows
 
@@ -172,6 +179,8 @@ def _checked(case: Case, contestant: Contestant) -> Row:
     if contestant.run is None:
         return {**row, "status": "skipped", "reason": contestant.skip}
     error = float(case.error(contestant.run(), case.expected))
+    if contestant.after is not None:
+        contestant.after()
     right = error <= contestant.bound  # false for NaN
     return {**row, "status": "ok" if right else "WRONG", "error": error, "bound": contestant.bound}
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyfeat.errors import SpaceError
 
 KEY_BYTES = 16
-ROW_DTYPES = ("float32", "float16")
+ROW_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 def canonical_json(value: Any) -> str:
@@ -63,8 +63,8 @@ class Space:
     ----------
     dim : int
         Number of columns of a row.
-    dtype : {"float32", "float16"}, default="float32"
-        Type of the stored numbers.
+    dtype : {"float32", "float16", "bfloat16", "int8"}, default="float32"
+        Type of the stored numbers; int8 rows have a scale each.
     parts : mapping, optional
         Everything else that changes the numbers: weights, architecture, layer, pooling,
         preprocessing, precision. JSON values only.
@@ -73,6 +73,8 @@ class Space:
     ----------
     fingerprint : str of 64 hexadecimal digits
         BLAKE3 over the canonical JSON of all of the above.
+    numpy_dtype : numpy dtype
+        Of the rows in memory: float16 where `dtype` is that, else float32.
 
     Raises
     ------
@@ -110,6 +112,10 @@ class Space:
     @property
     def fingerprint(self) -> str:
         return blake3(self.to_json().encode()).hexdigest()
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return np.dtype("float16" if self.dtype == "float16" else "float32")
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyfeat import _core
 from pyfeat._identity import canonical_json
+from pyfeat.errors import StoreError
 
 FORMAT = 1
 
@@ -105,16 +109,8 @@ def load_model(
 def replace_file(target: Path, content: bytes) -> None:
     """Write `content` to `target` so that a crash leaves the old file or the new one."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
+    with _as_oserror(target):
+        _core.replace_file(os.fsencode(target), os.fsencode(temporary), content)
 
 
 def make_folder(folder: Path) -> None:
@@ -122,14 +118,16 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+    with _as_oserror(folder):
+        _core.make_folder(os.fsencode(folder))
+        _core.sync_folder_of(os.fsencode(folder))
 
 
-def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _as_oserror(path: Path) -> Iterator[None]:
+    # Of the class that its number means: FileExistsError, PermissionError.
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except StoreError as error:
+        number = error.errno or errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None

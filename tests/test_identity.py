@@ -59,7 +59,7 @@ def test_different_spaces_are_refused_with_the_first_difference() -> None:
         check_same_space(Space(3, parts={"layer": 1}), Space(3, parts={"layer": 2}), "X")
 
 
-@pytest.mark.parametrize(("dim", "dtype"), [(0, "float32"), (3, "int8")])
+@pytest.mark.parametrize(("dim", "dtype"), [(0, "float32"), (3, "int4")])
 def test_impossible_space_is_refused(dim: int, dtype: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         Space(dim, dtype)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from pyfeat import _core
 from pyfeat._estimator_file import load_estimator
 from pyfeat._model_file import load_model, replace_file, save_model
 
@@ -81,14 +81,14 @@ def test_a_model_that_is_no_estimator_is_refused(tmp_path: Path) -> None:
         load_estimator(tmp_path / "m", type("Nothing", (), {}))
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_failed_write_leaves_the_old_file(tmp_path: Path, n: int) -> None:
     replace_file(tmp_path / "m", b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        replace_file(tmp_path / "m", b"new")
+    _core.fail_operation(n, errno.ENOSPC)
+    try:
+        with pytest.raises(OSError, match="No space left on device: '.*/m'"):
+            replace_file(tmp_path / "m", b"new")
+    finally:
+        _core.fail_operation(0, 0)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     assert (tmp_path / "m").read_bytes() == b"old"

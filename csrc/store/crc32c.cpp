@@ -78,28 +78,45 @@ std::uint64_t word_at(const std::uint8_t* p) {
   return word;
 }
 
+// Copies what it reads to `to`, when kCopies: loads are then not done twice.
+template <bool kCopies>
 __attribute__((target("sse4.2,pclmul"))) std::uint32_t by_instruction(const std::uint8_t* p,
                                                                       std::size_t size,
-                                                                      std::uint32_t crc) {
+                                                                      std::uint32_t crc,
+                                                                      std::uint8_t* to) {
   static const Powers powers = make_powers();
+  const auto next = [&](std::size_t ahead) {
+    const std::uint64_t word = word_at(p + ahead);
+    if (kCopies) std::memcpy(to + ahead, &word, 8);
+    return word;
+  };
   std::uint64_t a = crc;
   while (size >= 3 * 4 * 8) {
     const std::size_t words = size / 24 < kLongest ? size / 24 : kLongest;
-    const std::uint8_t *second = p + 8 * words, *third = second + 8 * words;
     std::uint64_t b = 0, c = 0;
     for (std::size_t i = 0; i < 8 * words; i += 8) {
-      a = _mm_crc32_u64(a, word_at(p + i));
-      b = _mm_crc32_u64(b, word_at(second + i));
-      c = _mm_crc32_u64(c, word_at(third + i));
+      a = _mm_crc32_u64(a, next(i));
+      b = _mm_crc32_u64(b, next(8 * words + i));
+      c = _mm_crc32_u64(c, next(16 * words + i));
     }
     a = _mm_crc32_u64(0, product(a, powers[2 * words]) ^ product(b, powers[words])) ^ c;
-    p = third + 8 * words;
+    p += 24 * words;
+    if (kCopies) to += 24 * words;
     size -= 24 * words;
   }
-  for (; size >= 8; size -= 8, p += 8) a = _mm_crc32_u64(a, word_at(p));
+  std::size_t i = 0;
+  for (; i + 8 <= size; i += 8) a = _mm_crc32_u64(a, next(i));
   crc = static_cast<std::uint32_t>(a);
-  for (; size > 0; --size, ++p) crc = _mm_crc32_u8(crc, *p);
+  for (; i < size; ++i) {
+    if (kCopies) to[i] = p[i];
+    crc = _mm_crc32_u8(crc, p[i]);
+  }
   return crc;
+}
+
+bool has_instruction() {
+  static const bool has = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul");
+  return has;
 }
 #endif
 
@@ -108,10 +125,18 @@ __attribute__((target("sse4.2,pclmul"))) std::uint32_t by_instruction(const std:
 std::uint32_t crc32c(const void* data, std::size_t size, std::uint32_t before) {
   const auto* p = static_cast<const std::uint8_t*>(data);
 #ifdef PYFEAT_X86
-  static const bool has_instruction =
-      __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul");
-  if (has_instruction) return ~by_instruction(p, size, ~before);
+  if (has_instruction()) return ~by_instruction<false>(p, size, ~before, nullptr);
 #endif
+  return ~by_table(p, size, ~before);
+}
+
+std::uint32_t crc32c_copy(void* to, const void* data, std::size_t size, std::uint32_t before) {
+  const auto* p = static_cast<const std::uint8_t*>(data);
+#ifdef PYFEAT_X86
+  if (has_instruction())
+    return ~by_instruction<true>(p, size, ~before, static_cast<std::uint8_t*>(to));
+#endif
+  std::memcpy(to, data, size);
   return ~by_table(p, size, ~before);
 }
 

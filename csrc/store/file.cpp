@@ -6,31 +6,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
+#include "faults.h"
+
 namespace pyfeat::store {
 namespace {
-
-std::atomic<std::uint64_t> operations{0};
-std::atomic<std::uint64_t> first_failing{0};
-std::atomic<int> failure_code{EIO};
-
-// Counts one operation; true when it is to fail.
-bool operation_fails() {
-  const std::uint64_t mine = operations.fetch_add(1) + 1;
-  const std::uint64_t failing = first_failing.load();
-  return failing != 0 && mine >= failing;
-}
 
 [[noreturn]] void fail(int code, const std::string& what, const std::string& path) {
   throw StoreError(code, what, path);
 }
 
-void operation(const std::string& what, const std::string& path) {
-  if (operation_fails()) fail(failure_code.load(), what, path);
+// Fails where a test says so, and where `call` gives -1.
+template <typename Call>
+void operation(Operation::Kind kind, const char* what, const std::string& path, const Call& call) {
+  Step step(kind, path);
+  if (step.failure()) fail(step.failure(), what, path);
+  if (call() != 0) fail(errno, what, path);
+  step.done();
 }
 
 int open_or_throw(const std::string& path, int flags, const char* what) {
@@ -40,16 +35,6 @@ int open_or_throw(const std::string& path, int flags, const char* what) {
   } while (fd < 0 && errno == EINTR);
   if (fd < 0) fail(errno, what, path);
   return fd;
-}
-
-void write_all(int fd, const std::uint8_t* p, std::size_t size, const std::string& path) {
-  while (size > 0) {
-    const ssize_t done = ::write(fd, p, size);
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) fail(errno, "cannot write", path);
-    p += done;
-    size -= static_cast<std::size_t>(done);
-  }
 }
 
 }  // namespace
@@ -66,8 +51,11 @@ File File::open_for_recovery(const std::string& path) {
 }
 
 File File::create(const std::string& path) {
-  operation("cannot create", path);
-  return File(open_or_throw(path, O_RDWR | O_APPEND | O_CREAT | O_EXCL, "cannot create"), path);
+  Step step(Operation::Kind::kCreate, path);
+  if (step.failure()) fail(step.failure(), "cannot create", path);
+  File file(open_or_throw(path, O_RDWR | O_APPEND | O_CREAT | O_EXCL, "cannot create"), path);
+  step.done();
+  return file;
 }
 
 File::File(File&& other) noexcept
@@ -84,22 +72,40 @@ File::~File() {
 }
 
 void File::append(const void* data, std::size_t size) {
+  Step step(Operation::Kind::kAppend, path_);
   const auto* p = static_cast<const std::uint8_t*>(data);
-  if (operation_fails()) {
-    write_all(fd_, p, size / 2, path_);
-    fail(failure_code.load(), "cannot write", path_);
+  if (step.failure()) size = step.kept(size);
+  while (size > 0) {
+    const ssize_t written = ::write(fd_, p, size);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail(errno, "cannot write", path_);
+    step.wrote(p, static_cast<std::size_t>(written));
+    p += written;
+    size -= static_cast<std::size_t>(written);
   }
-  write_all(fd_, p, size, path_);
+  if (step.failure()) fail(step.failure(), "cannot write", path_);
+  step.done();
+}
+
+void File::reserve(std::uint64_t from, std::uint64_t size) {
+  (void)::fallocate(fd_, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(from), static_cast<off_t>(size));
 }
 
 void File::truncate(std::uint64_t size) {
-  operation("cannot truncate", path_);
+  Step step(Operation::Kind::kTruncate, path_);
+  step.cut(size);
+  if (step.failure()) fail(step.failure(), "cannot truncate", path_);
   if (::ftruncate(fd_, static_cast<off_t>(size)) != 0) fail(errno, "cannot truncate", path_);
+  step.done();
 }
 
 void File::sync() {
+  operation(Operation::Kind::kSync, "cannot sync", path_, [&] { return ::fsync(fd_); });
+}
+
+void File::sync_data() {
   operation("cannot sync", path_);
-  if (::fsync(fd_) != 0) fail(errno, "cannot sync", path_);
+  if (::fdatasync(fd_) != 0) fail(errno, "cannot sync", path_);
 }
 
 std::uint64_t File::size() const {
@@ -146,27 +152,51 @@ Mapping::~Mapping() {
 }
 
 void rename_file(const std::string& from, const std::string& to) {
-  operation("cannot rename", from);
+  Step step(Operation::Kind::kRename, from, to);
+  if (step.failure()) fail(step.failure(), "cannot rename", from);
   if (::rename(from.c_str(), to.c_str()) != 0) fail(errno, "cannot rename to " + to, from);
+  step.done();
 }
 
 void remove_file(const std::string& path) {
-  operation("cannot remove", path);
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail(errno, "cannot remove", path);
+  operation(Operation::Kind::kRemove, "cannot remove", path, [&] {
+    return ::unlink(path.c_str()) != 0 && errno != ENOENT ? -1 : 0;
+  });
+}
+
+void make_folder(const std::string& path) {
+  operation(Operation::Kind::kMakeFolder, "cannot make a folder", path, [&] {
+    if (::mkdir(path.c_str(), 0777) == 0) return 0;
+    const int code = errno;
+    struct stat there;
+    const bool is_folder = ::stat(path.c_str(), &there) == 0 && S_ISDIR(there.st_mode);
+    errno = code;
+    return code == EEXIST && is_folder ? 0 : -1;
+  });
 }
 
 void sync_folder_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  File handle = File::open_for_reading(folder);
-  handle.sync();
+  const File handle = File::open_for_reading(folder);
+  operation(Operation::Kind::kSyncFolder, "cannot sync", folder,
+            [&] { return ::fsync(handle.descriptor()); });
 }
 
-void fail_from_operation(std::uint64_t n, int code) {
-  failure_code.store(code);
-  first_failing.store(n == 0 ? 0 : operations.load() + n);
+void replace_file(const std::string& path, const std::string& hidden, const void* content,
+                  std::size_t size) {
+  try {
+    {
+      File file = File::create(hidden);
+      file.append(content, size);
+      file.sync();
+    }
+    rename_file(hidden, path);
+  } catch (const StoreError&) {
+    ::unlink(hidden.c_str());  // no operation that may fail: nobody would hear of it
+    throw;
+  }
+  sync_folder_of(path);
 }
-
-std::uint64_t operation_count() { return operations.load(); }
 
 }  // namespace pyfeat::store

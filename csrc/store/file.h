@@ -1,5 +1,5 @@
 // The one door to the disk. Everything the store writes goes through here, so that a test can
-// make the n-th operation fail and see what is left.
+// make the n-th operation fail and see what is left (faults.h).
 #pragma once
 
 #include <cstddef>
@@ -35,8 +35,13 @@ class File {
 
   // Adds bytes at the end. When it throws, some of them may be in the file.
   void append(const void* data, std::size_t size);
+  // Asks for room behind the end of the file, which stays where it is. A file system that has none,
+  // or knows no such thing, is not an error: the append says so, if it must.
+  void reserve(std::uint64_t from, std::uint64_t size);
   void truncate(std::uint64_t size);
   void sync();
+  // As `sync`, without what is not needed to read the bytes: the time of the change.
+  void sync_data();
   std::uint64_t size() const;
   // Takes the writer's lock without waiting. False: somebody else holds it.
   bool try_lock();
@@ -72,12 +77,12 @@ class Mapping {
 
 void rename_file(const std::string& from, const std::string& to);
 void remove_file(const std::string& path);
+// Makes one folder; one that is there is fine. Its name is on the disk after `sync_folder_of` it.
+void make_folder(const std::string& path);
 void sync_folder_of(const std::string& path);
-
-// Test seam: the n-th write, sync, rename or removal from now fails with `code` (an append after
-// writing half its bytes), and so does every one after it. n = 0 switches it off.
-void fail_from_operation(std::uint64_t n, int code);
-// Writes, syncs, renames and removals since the process began.
-std::uint64_t operation_count();
+// A crash leaves the old file, or none, or the new one: `content` is written to `hidden` and synced,
+// which then takes the name `path`, and the folder is synced.
+void replace_file(const std::string& path, const std::string& hidden, const void* content,
+                  std::size_t size);
 
 }  // namespace pyfeat::store

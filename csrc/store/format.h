@@ -9,6 +9,7 @@
 namespace pyfeat::store {
 
 constexpr std::size_t kKeyBytes = 16;
+constexpr std::size_t kScaleBytes = 4;
 constexpr std::size_t kFingerprintBytes = 32;
 constexpr std::uint32_t kVersion = 1;
 // First byte outside ASCII and a line end inside: damage by a text-mode copy shows at once.
@@ -16,6 +17,7 @@ constexpr char kTailMagic[8] = {'\x93', 'P', 'F', 'T', 'A', 'I', 'L', '\n'};
 
 // A tail file is this header and then records of one size:
 //   key (16 bytes) | row (row_bytes) | CRC32C of key and row (4 bytes)
+// The row of an int8 space is its scale, a float32, and then the codes.
 struct TailHeader {
   char magic[8];
   std::uint32_t version;

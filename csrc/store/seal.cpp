@@ -46,13 +46,22 @@ std::string tensor(const char* name, const std::string& dtype, const std::string
          "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
 }
 
+// What the rows of a tail become: `scale_bytes` at the beginning of each are a tensor of their own.
+struct RowFormat {
+  std::string dtype;
+  std::size_t dim;
+  std::size_t row_bytes;
+  std::size_t scale_bytes;
+};
+
 // The 8-byte length and the JSON of a safetensors file, padded so that the tensors begin at a
 // multiple of 64.
-std::string make_header(const Columns& c, const std::string& dtype, std::size_t dim,
-                        std::size_t row_bytes, const std::string& space) {
+std::string make_header(const Columns& c, const RowFormat& format, const std::string& space) {
   const std::uint64_t n = c.order.size();
   const std::string rows = std::to_string(n);
   const std::uint64_t keys = n * kKeyBytes, order = keys + n * 8, crcs = order + n * 4;
+  const std::uint64_t scales = crcs + n * format.scale_bytes;
+  const std::uint64_t end = scales + n * (format.row_bytes - format.scale_bytes);
   std::string json = "{\"__metadata__\":{\"format\":\"pyfeat-segment\",\"version\":\"" +
                      std::to_string(kVersion) + "\",\"space\":\"" + space +
                      "\",\"crc32c_keys\":\"" + hex(crc32c(c.keys.data(), c.keys.size())) +
@@ -61,7 +70,8 @@ std::string make_header(const Columns& c, const std::string& dtype, std::size_t 
   json += tensor("keys", "U8", rows + "," + std::to_string(kKeyBytes), 0, keys);
   json += tensor("order", "U64", rows, keys, order);
   json += tensor("crcs", "U32", rows, order, crcs);
-  json += tensor("rows", dtype, rows + "," + std::to_string(dim), crcs, crcs + n * row_bytes);
+  if (format.scale_bytes > 0) json += tensor("scales", "F32", rows, crcs, scales);
+  json += tensor("rows", format.dtype, rows + "," + std::to_string(format.dim), scales, end);
   json += "}";
   while ((8 + json.size()) % 64 != 0) json += ' ';
   const std::uint64_t length = json.size();
@@ -70,12 +80,14 @@ std::string make_header(const Columns& c, const std::string& dtype, std::size_t 
   return header + json;
 }
 
-void write_rows(File& file, const Tail& tail, const std::vector<std::int64_t>& records) {
+// Appends `size` bytes of each row, from byte `begin` on.
+void write_column(File& file, const Tail& tail, const std::vector<std::int64_t>& records,
+                  std::size_t begin, std::size_t size) {
   std::vector<std::uint8_t> buffer;
-  buffer.reserve(kWriteBytes + tail.row_bytes());
+  buffer.reserve(kWriteBytes + size);
   for (std::int64_t record : records) {
-    const std::uint8_t* row = tail.record(record) + kKeyBytes;
-    buffer.insert(buffer.end(), row, row + tail.row_bytes());
+    const std::uint8_t* row = tail.record(record) + kKeyBytes + begin;
+    buffer.insert(buffer.end(), row, row + size);
     if (buffer.size() >= kWriteBytes) {
       file.append(buffer.data(), buffer.size());
       buffer.clear();
@@ -91,7 +103,8 @@ std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, 
   const std::vector<std::int64_t> records = tail.newest_records();
   if (!records.empty()) {
     const Columns columns = make_columns(tail, records);
-    const std::string header = make_header(columns, dtype, dim, tail.row_bytes(), space);
+    const RowFormat format{dtype, dim, tail.row_bytes(), dtype == "I8" ? kScaleBytes : 0};
+    const std::string header = make_header(columns, format, space);
     const std::string hidden = tail.path() + ".seal.tmp";
     remove_file(hidden);  // of a seal that did not finish; the tail's lock makes this ours alone
     {
@@ -100,7 +113,8 @@ std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, 
       file.append(columns.keys.data(), columns.keys.size());
       file.append(columns.order.data(), columns.order.size() * 8);
       file.append(columns.crcs.data(), columns.crcs.size() * 4);
-      write_rows(file, tail, records);
+      if (format.scale_bytes > 0) write_column(file, tail, records, 0, format.scale_bytes);
+      write_column(file, tail, records, format.scale_bytes, format.row_bytes - format.scale_bytes);
       file.sync();
     }
     rename_file(hidden, path);

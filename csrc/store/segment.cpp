@@ -19,14 +19,24 @@ std::size_t expected_position(std::uint64_t high, std::size_t n) {
   return static_cast<std::size_t>((static_cast<unsigned __int128>(high) * n) >> 64);
 }
 
+// Where a table of n entries ends; the largest number when that is none of 64 bits.
+std::uint64_t end_of(std::uint64_t begin, std::uint64_t n, std::uint64_t size) {
+  std::uint64_t bytes, end;
+  const bool too_far = __builtin_mul_overflow(n, size, &bytes) ||
+                       __builtin_add_overflow(begin, bytes, &end);
+  return too_far ? ~std::uint64_t{0} : end;
+}
+
 }  // namespace
 
 Segment::Segment(const std::string& path, std::size_t n, std::size_t row_bytes,
                  SegmentLayout layout)
     : path_(path), n_(n), row_bytes_(row_bytes), layout_(layout) {
   const File file = File::open_for_reading(path);
-  const std::uint64_t need = std::max({layout.keys + n * kKeyBytes, layout.order + n * 8,
-                                       layout.crcs + n * 4, layout.rows + n * row_bytes});
+  const std::uint64_t need =
+      std::max({end_of(layout.keys, n, kKeyBytes), end_of(layout.order, n, 8),
+                end_of(layout.crcs, n, 4), end_of(layout.rows, n, row_bytes),
+                layout.scales ? end_of(layout.scales, n, kScaleBytes) : 0});
   if (file.size() < need) throw StoreError(EIO, "is shorter than its header says", path);
   map_ = Mapping(file, file.size());
   base_ = map_.data();
@@ -129,7 +139,9 @@ void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) 
 bool Segment::row_is_good(const std::uint8_t* key, std::uint64_t row) const {
   std::uint32_t stored;
   std::memcpy(&stored, base_ + layout_.crcs + row * 4, 4);
-  return crc32c(this->row(row), row_bytes_, crc32c(key, kKeyBytes)) == stored;
+  std::uint32_t crc = crc32c(key, kKeyBytes);
+  if (has_scales()) crc = crc32c(scale_at(row), kScaleBytes, crc);
+  return crc32c(this->row(row), row_bytes_, crc) == stored;
 }
 
 std::vector<std::int64_t> Segment::damaged_rows() const {
@@ -149,11 +161,26 @@ std::uint32_t Segment::crc_of(std::uint64_t offset, std::uint64_t size) const {
 }
 
 std::vector<std::uint8_t> Segment::keys_in_row_order() const {
-  std::vector<std::uint8_t> keys(n_ * kKeyBytes, 0);
+  std::vector<std::uint8_t> keys(n_ * kKeyBytes), second;
+  std::vector<std::uint8_t> named(n_, 0);
   for (std::size_t i = 0; i < n_; ++i) {
     const std::uint64_t row = order(i);
-    if (row < n_) std::memcpy(keys.data() + row * kKeyBytes, key_at(i), kKeyBytes);
+    if (row >= n_) continue;
+    const std::uint8_t* key = key_at(i);
+    if (named[row]) {
+      second.insert(second.end(), key, key + kKeyBytes);
+      continue;
+    }
+    named[row] = 1;
+    std::memcpy(keys.data() + row * kKeyBytes, key, kKeyBytes);
   }
+  std::size_t left = 0;
+  for (std::size_t row = 0; row < n_; ++row) {
+    if (!named[row]) continue;
+    std::memmove(keys.data() + left++ * kKeyBytes, keys.data() + row * kKeyBytes, kKeyBytes);
+  }
+  keys.resize(left * kKeyBytes);
+  keys.insert(keys.end(), second.begin(), second.end());
   return keys;
 }
 

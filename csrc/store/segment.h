@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -13,10 +14,11 @@ namespace pyfeat::store {
 
 // Where the tensors of a segment begin, in bytes from the start of the file.
 struct SegmentLayout {
-  std::uint64_t keys;   // (n, 16) uint8, ascending
-  std::uint64_t order;  // (n,) uint64, row number of each key
-  std::uint64_t crcs;   // (n,) uint32, CRC32C of key and row, in row order
-  std::uint64_t rows;   // (n, d), in the order written
+  std::uint64_t keys;    // (n, 16) uint8, ascending
+  std::uint64_t order;   // (n,) uint64, row number of each key
+  std::uint64_t crcs;    // (n,) uint32, CRC32C of key, scale and row, in row order
+  std::uint64_t scales;  // (n,) float32, in row order; 0 where rows have none
+  std::uint64_t rows;    // (n, d), in the order written
 };
 
 // A mapped segment. Const methods may be called from any thread.
@@ -31,27 +33,41 @@ class Segment {
   const std::uint8_t* row(std::uint64_t row) const {
     return base_ + layout_.rows + row * row_bytes_;
   }
-  // Asks the cache for what `row_is_good` needs besides the row.
+  bool has_scales() const { return layout_.scales != 0; }
+  // What the codes of a row are multiplied with. Only where there are scales.
+  float scale(std::uint64_t row) const {
+    float scale;
+    std::memcpy(&scale, scale_at(row), sizeof scale);
+    return scale;
+  }
+  // Asks the cache for what belongs to a row besides the row itself.
   void expect_check(std::uint64_t row) const {
     __builtin_prefetch(base_ + layout_.crcs + row * sizeof(std::uint32_t));
+    if (has_scales()) __builtin_prefetch(scale_at(row));
   }
-  // Whether key, row and CRC belong together.
+  // Whether key, scale, row and CRC belong together.
   bool row_is_good(const std::uint8_t* key, std::uint64_t row) const;
   // Row numbers whose CRC does not fit, and of entries of `order` that name no row.
   std::vector<std::int64_t> damaged_rows() const;
   // CRC32C of a byte range of the file.
   std::uint32_t crc_of(std::uint64_t offset, std::uint64_t size) const;
-  // Keys in the order the rows were written.
+  // Keys that `find` finds, in the order their rows were written; in a damaged `order` a row may be
+  // named by several keys, or by none.
   std::vector<std::uint8_t> keys_in_row_order() const;
 
   std::uint64_t offset(std::int64_t row) const;
   std::size_t size() const { return n_; }
+  const std::uint8_t* sorted_keys() const { return key_at(0); }
+  // Of a row in its tensor: without the scale.
   std::size_t row_bytes() const { return row_bytes_; }
   const std::string& path() const { return path_; }
 
  private:
   const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
   Key key(std::size_t i) const { return Key::load(key_at(i)); }
+  const std::uint8_t* scale_at(std::uint64_t row) const {
+    return base_ + layout_.scales + row * kScaleBytes;
+  }
   const std::uint8_t* order_at(std::size_t i) const { return base_ + layout_.order + i * 8; }
   std::uint64_t order(std::size_t i) const;
   std::size_t better_guess(std::size_t guess, const Key& wanted) const;

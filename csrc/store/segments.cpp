@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "../cpu/dispatch.h"
 #include "../cpu/gather_rows.h"
@@ -11,62 +10,41 @@
 namespace pyfeat::store {
 namespace {
 
-constexpr std::size_t kKeysPerChunk = 2048;
-constexpr double kKeysPerThread = 4096;
 constexpr std::size_t kRowsPerChunk = 512;
 constexpr double kBytesPerThread = 1 << 19;
 // Rows are checked right after they were copied, while they are in the first-level cache.
 constexpr std::size_t kBytesPerCheck = 12 << 10;
 
-// What is still to be found of a chunk of keys, after the segments asked so far.
-struct Open {
-  Open(const std::uint8_t* from, std::size_t n)
-      : keys(from, from + n * kKeyBytes), places(n), found(n) {
-    std::iota(places.begin(), places.end(), 0);
+// Writes rows as the request wants them; `scales` are those of int8 rows.
+void write_rows(const Request& request, const PickedRows& picked, const float* scales,
+                std::uint8_t* out) {
+  const bool has_scales = request.item == Item::kInt8;
+  if (request.decode) {
+    PYFEAT_KERNEL(widen_rows)
+    (picked, request.item, picked.bytes / bytes_of(request.item), has_scales ? scales : nullptr,
+     reinterpret_cast<float*>(out));
+    return;
   }
-  // Drops what was found, and hands it to `take(place, row)`.
-  template <typename Take>
-  void drop_found(const Take& take) {
-    std::size_t left = 0;
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      if (found[i] >= 0) {
-        take(places[i], found[i]);
-        continue;
-      }
-      std::memmove(keys.data() + left * kKeyBytes, keys.data() + i * kKeyBytes, kKeyBytes);
-      places[left++] = places[i];
-    }
-    places.resize(left);
+  if (!has_scales) return PYFEAT_KERNEL(copy_rows)(picked, out);
+  const auto bytes = static_cast<std::size_t>(picked.bytes);
+  for (std::ptrdiff_t i = 0; i < picked.count; ++i, out += kScaleBytes + bytes) {
+    std::memcpy(out, scales + i, kScaleBytes);
+    std::memcpy(out + kScaleBytes, picked.rows[i], bytes);
   }
-  std::vector<std::uint8_t> keys;
-  std::vector<std::size_t> places;
-  std::vector<std::int64_t> found;
-};
+}
 
 }  // namespace
 
-void locate(const Segments& segments, const std::uint8_t* keys, std::size_t n, std::int64_t* source,
-            std::int64_t* row, std::size_t threads) {
-  const auto work = [&](std::size_t chunk, std::size_t) {
-    const std::size_t begin = chunk * kKeysPerChunk, size = std::min(kKeysPerChunk, n - begin);
-    std::fill(source + begin, source + begin + size, -1);
-    std::fill(row + begin, row + begin + size, -1);
-    Open open(keys + begin * kKeyBytes, size);
-    for (std::size_t s = 0; s < segments.size() && !open.places.empty(); ++s) {
-      segments[s]->find(open.keys.data(), open.places.size(), open.found.data());
-      open.drop_found([&](std::size_t place, std::int64_t found) {
-        source[begin + place] = static_cast<std::int64_t>(s);
-        row[begin + place] = found;
-      });
-    }
-  };
-  parallel((n + kKeysPerChunk - 1) / kKeysPerChunk,
-           worthwhile_threads(threads, static_cast<double>(n), kKeysPerThread), work);
+std::size_t out_bytes(const Request& request, std::size_t row_bytes) {
+  if (request.decode)
+    return row_bytes / static_cast<std::size_t>(bytes_of(request.item)) * sizeof(float);
+  return row_bytes + (request.item == Item::kInt8 ? kScaleBytes : 0);
 }
 
 std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes,
                                  const Request& request, std::uint8_t* out, std::size_t threads) {
-  const std::size_t n = request.n, out_bytes = row_bytes * (request.widen ? 2 : 1);
+  const std::size_t n = request.n, width = out_bytes(request, row_bytes);
+  const bool has_scales = request.item == Item::kInt8;
   const std::size_t step =
       std::max<std::size_t>(1, kBytesPerCheck / std::max<std::size_t>(1, row_bytes));
   const std::vector<std::uint8_t> zeros(row_bytes);
@@ -78,6 +56,7 @@ std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes
   const auto work = [&](std::size_t chunk, std::size_t) {
     const std::size_t begin = chunk * kRowsPerChunk, size = std::min(kRowsPerChunk, n - begin);
     const std::uint8_t* rows[kRowsPerChunk];
+    float scales[kRowsPerChunk];
     for (std::size_t i = 0; i < size; ++i) {
       const Segment* segment = segment_of(begin + i);
       const auto row = static_cast<std::uint64_t>(request.row[begin + i]);
@@ -89,13 +68,12 @@ std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes
       const PickedRows picked{rows + first, static_cast<std::ptrdiff_t>(count),
                               static_cast<std::ptrdiff_t>(size - first - count),
                               static_cast<std::ptrdiff_t>(row_bytes)};
-      std::uint8_t* to = out + at * out_bytes;
-      if (request.widen)
-        PYFEAT_KERNEL(widen_rows)(picked, Item::kFloat16,
-                                  static_cast<std::ptrdiff_t>(row_bytes / 2), nullptr,
-                                  reinterpret_cast<float*>(to));
-      else
-        PYFEAT_KERNEL(copy_rows)(picked, to);
+      for (std::size_t i = at; has_scales && i < at + count; ++i) {
+        const Segment* segment = segment_of(i);
+        const auto row = static_cast<std::uint64_t>(request.row[i]);
+        scales[i - begin] = segment ? segment->scale(row) : 0.0f;
+      }
+      write_rows(request, picked, scales + first, out + at * width);
       for (std::size_t i = at; i < at + count; ++i) {
         const Segment* segment = segment_of(i);
         damaged[i] = segment && !segment->row_is_good(request.keys + i * kKeyBytes,

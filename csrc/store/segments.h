@@ -5,25 +5,26 @@
 #include <cstdint>
 #include <vector>
 
+#include "../cpu/item.h"
 #include "segment.h"
 
 namespace pyfeat::store {
 
 using Segments = std::vector<const Segment*>;
 
-// source[i] = number of the first segment that holds keys[i], row[i] = its row there; both -1 when
-// none does.
-void locate(const Segments& segments, const std::uint8_t* keys, std::size_t n, std::int64_t* source,
-            std::int64_t* row, std::size_t threads);
-
-// Rows where `locate` found them. A source that is no number of a segment gets a row of zeros.
+// Rows where `SegmentIndex::locate` found them. A source that is no number of a segment gets a row
+// of zeros.
 struct Request {
   const std::uint8_t* keys;
   const std::int64_t* source;
   const std::int64_t* row;
   std::size_t n;
-  bool widen;  // float16 rows become float32
+  Item item;    // what the rows are made of; int8 has scales
+  bool decode;  // rows become float32; else they are as in a tail: codes behind their scale
 };
+
+// Bytes of one row of the answer, where one in a segment has `row_bytes`.
+std::size_t out_bytes(const Request& request, std::size_t row_bytes);
 
 // out[i] = row i of the request. Returns the i whose key, row or CRC do not belong together.
 std::vector<std::int64_t> gather(const Segments& segments, std::size_t row_bytes,

@@ -9,6 +9,11 @@
 namespace pyfeat::store {
 namespace {
 
+// Records are made and written in pieces that stay in the second-level cache.
+constexpr std::size_t kBytesPerWrite = 256 << 10;
+constexpr std::uint64_t kReservedFrom = 1 << 20;
+constexpr std::uint64_t kReservedBytes = 4 << 20;
+
 TailHeader make_header(std::size_t row_bytes, const std::uint8_t* fingerprint) {
   TailHeader h{};
   std::memcpy(h.magic, kTailMagic, sizeof h.magic);
@@ -57,19 +62,26 @@ std::unique_ptr<Tail> Tail::adopt(const std::string& path, std::size_t row_bytes
 }
 
 void Tail::append(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n) {
-  const std::size_t size = record_bytes(row_bytes_);
-  std::vector<std::uint8_t> records(n * size);
-  for (std::size_t i = 0; i < n; ++i) {
-    std::uint8_t* r = records.data() + i * size;
-    std::memcpy(r, keys + i * kKeyBytes, kKeyBytes);
-    std::memcpy(r + kKeyBytes, rows + i * row_bytes_, row_bytes_);
-    const std::uint32_t crc = crc32c(r, kKeyBytes + row_bytes_);
-    std::memcpy(r + kKeyBytes + row_bytes_, &crc, 4);
-  }
+  const std::size_t step = std::max<std::size_t>(1, kBytesPerWrite / record_bytes(row_bytes_));
   std::lock_guard<std::mutex> guard(mutex_);
   if (broken_) throw StoreError(EIO, "takes no more rows after a failed write", path());
+  for (std::size_t i = 0; i < n; i += step)
+    append_some(keys + i * kKeyBytes, rows + i * row_bytes_, std::min(step, n - i));
+}
+
+void Tail::append_some(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n) {
+  const std::size_t size = record_bytes(row_bytes_);
+  if (records_.size() < n * size) records_.resize(n * size);
+  for (std::size_t i = 0; i < n; ++i) {
+    std::uint8_t* r = records_.data() + i * size;
+    std::memcpy(r, keys + i * kKeyBytes, kKeyBytes);
+    const std::uint32_t crc =
+        crc32c_copy(r + kKeyBytes, rows + i * row_bytes_, row_bytes_, crc32c(r, kKeyBytes));
+    std::memcpy(r + kKeyBytes + row_bytes_, &crc, 4);
+  }
+  reserve(n * size);
   try {
-    file_.append(records.data(), records.size());
+    file_.append(records_.data(), n * size);
   } catch (const StoreError&) {
     broken_ = true;  // until the half record is gone, the next one would not be where it belongs
     const std::size_t whole = (file_.size() - end_) / size;
@@ -81,10 +93,16 @@ void Tail::append(const std::uint8_t* keys, const std::uint8_t* rows, std::size_
   remember(keys, n);
 }
 
+// Has the file system find room for many records at once. A small tail needs none.
+void Tail::reserve(std::size_t bytes) {
+  if (end_ < kReservedFrom || end_ + bytes <= reserved_) return;
+  const std::uint64_t from = std::max(reserved_, end_);
+  reserved_ = end_ + bytes + kReservedBytes;
+  file_.reserve(from, reserved_ - from);
+}
+
 void Tail::remember(const std::uint8_t* keys, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i)
-    newest_[Key::load(keys + i * kKeyBytes)] = static_cast<std::int64_t>(scanned_ + i);
-  scanned_ += n;
+  table_.add(keys, n);
   end_ += n * record_bytes(row_bytes_);
 }
 
@@ -92,63 +110,64 @@ void Tail::sync() {
   std::lock_guard<std::mutex> guard(mutex_);
   if (broken_) throw StoreError(EIO, "takes no more rows after a failed write", path());
   broken_ = true;  // a failed fsync may have dropped dirty pages: nothing after it can be trusted
-  file_.sync();
-  sync_folder_of(path());
+  file_.sync_data();
+  if (!name_is_on_disk_) sync_folder_of(path());
+  name_is_on_disk_ = true;
   broken_ = false;
 }
 
 std::size_t Tail::refresh() {
   std::lock_guard<std::mutex> guard(mutex_);
   scan();
-  return newest_.size();
+  return table_.size();
 }
 
 void Tail::map_at_least(std::uint64_t size) {
-  if (map_.size() < size) map_ = Mapping(file_, size);
+  // With room for what will be appended: pages beyond the end of the file are not touched.
+  if (map_.size() < size) map_ = Mapping(file_, size + size / 2);
 }
 
-// Reads whole records from `scanned_` on. Bad ones at the very end are looked at again next time:
-// their writer may be in the middle of them.
+// Maps every record looked at. Touching a mapped byte beyond the end of the file kills the process.
+void Tail::map_scanned() {
+  if (scanned_ == 0) return;
+  if (file_.size() < end_) throw StoreError(EIO, "is shorter than it was", path());
+  map_at_least(end_);
+}
+
+// Reads whole records that were not looked at yet. Bad ones at the very end are looked at again
+// next time: their writer may be in the middle of them.
 void Tail::scan() {
   const std::uint64_t size = file_.size();
   const std::size_t record_size = record_bytes(row_bytes_);
   if (size < sizeof(TailHeader) + record_size) return;
   const std::size_t n = (size - sizeof(TailHeader)) / record_size;
   map_at_least(sizeof(TailHeader) + n * record_size);
-  std::size_t good_end = scanned_;
-  for (std::size_t i = scanned_; i < n; ++i) {
+  damaged_at_end_.clear();
+  for (std::size_t i = table_.size(); i < n; ++i) {
     const std::uint8_t* r = record(static_cast<std::int64_t>(i));
     if (!record_is_good(r, row_bytes_)) {
-      damaged_.push_back(static_cast<std::int64_t>(i));
+      damaged_at_end_.push_back(static_cast<std::int64_t>(i));
       continue;
     }
-    newest_[Key::load(r)] = static_cast<std::int64_t>(i);
-    good_end = i + 1;
+    for (; table_.size() < i; table_.skip()) {
+    }
+    damaged_.insert(damaged_.end(), damaged_at_end_.begin(), damaged_at_end_.end());
+    damaged_at_end_.clear();
+    table_.add(r, 1);
   }
-  damaged_at_end_.clear();
-  while (!damaged_.empty() && damaged_.back() >= static_cast<std::int64_t>(good_end)) {
-    damaged_at_end_.push_back(damaged_.back());
-    damaged_.pop_back();
-  }
-  scanned_ = good_end;
-  end_ = sizeof(TailHeader) + scanned_ * record_size;
+  end_ = sizeof(TailHeader) + table_.size() * record_size;
 }
 
 void Tail::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) {
   std::lock_guard<std::mutex> guard(mutex_);
-  for (std::size_t i = 0; i < n; ++i) {
-    const auto found = newest_.find(Key::load(keys + i * kKeyBytes));
-    rows[i] = found == newest_.end() ? -1 : found->second;
-  }
+  table_.find(keys, n, rows);
 }
 
 std::vector<std::int64_t> Tail::gather(const std::uint8_t* keys, const std::int64_t* rows,
                                        const std::int64_t* positions, std::size_t n,
                                        std::uint8_t* out) {
   std::lock_guard<std::mutex> guard(mutex_);
-  // Touching a mapped byte beyond the end of the file would kill the process.
-  if (file_.size() < end_) throw StoreError(EIO, "is shorter than it was", path());
-  map_at_least(end_);
+  map_scanned();
   std::vector<std::int64_t> damaged;
   for (std::size_t i = 0; i < n; ++i) {
     const std::uint8_t* r = record(rows[i]);
@@ -157,6 +176,23 @@ std::vector<std::int64_t> Tail::gather(const std::uint8_t* keys, const std::int6
       damaged.push_back(static_cast<std::int64_t>(i));
   }
   return damaged;
+}
+
+std::vector<std::uint64_t> Tail::read_again() {
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (broken_) {
+      const std::size_t known = scanned_;
+      newest_.clear();
+      damaged_.clear();
+      scanned_ = 0;
+      scan();
+      // Numbers of rows that were handed out stay numbers of rows.
+      scanned_ = std::max(scanned_, known);
+      end_ = offset(static_cast<std::int64_t>(scanned_));
+    }
+  }
+  return damaged_offsets();
 }
 
 bool Tail::discard(const std::string& path) {
@@ -178,7 +214,7 @@ std::uint32_t Tail::version() const {
 
 std::size_t Tail::size() {
   std::lock_guard<std::mutex> guard(mutex_);
-  return scanned_;
+  return table_.size();
 }
 
 std::vector<std::uint64_t> Tail::damaged_offsets() {
@@ -192,12 +228,8 @@ std::vector<std::uint64_t> Tail::damaged_offsets() {
 
 std::vector<std::int64_t> Tail::newest_records() {
   std::lock_guard<std::mutex> guard(mutex_);
-  std::vector<std::int64_t> records;
-  records.reserve(newest_.size());
-  for (const auto& entry : newest_) records.push_back(entry.second);
-  std::sort(records.begin(), records.end());
-  map_at_least(end_);
-  return records;
+  map_scanned();
+  return table_.newest();
 }
 
 std::vector<std::uint8_t> Tail::keys() {

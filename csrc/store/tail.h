@@ -6,11 +6,11 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "file.h"
 #include "format.h"
+#include "key_table.h"
 
 namespace pyfeat::store {
 
@@ -33,6 +33,9 @@ class Tail {
   void append(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n);
   // Returns when everything appended is on the disk. After a failure the tail takes no more rows.
   void sync();
+  // After a failed write or sync the disk may have kept something else than what was written: every
+  // record is looked at again. Returns the byte offsets of damaged ones.
+  std::vector<std::uint64_t> read_again();
   // Removes a file left by a `create` whose process died. False when it lives.
   static bool discard(const std::string& path);
 
@@ -60,22 +63,23 @@ class Tail {
   std::uint64_t offset(std::int64_t row) const;
 
  private:
-  struct KeyHash {
-    std::size_t operator()(const Key& k) const { return k.high; }
-  };
-
   Tail(File file, std::size_t row_bytes);
   void scan();
   void map_at_least(std::uint64_t size);
+  void map_scanned();
+  void append_some(const std::uint8_t* keys, const std::uint8_t* rows, std::size_t n);
+  void reserve(std::size_t bytes);
   void remember(const std::uint8_t* keys, std::size_t n);
 
   File file_;
   std::size_t row_bytes_;
-  std::uint64_t end_;        // bytes of header and whole records known to be written
-  std::size_t scanned_ = 0;  // records looked at
-  bool broken_ = false;      // a failed sync or cut: what is on disk is not known
+  std::uint64_t end_;           // bytes of header and whole records known to be written
+  std::uint64_t reserved_ = 0;  // bytes of the file that the disk has room for
+  bool broken_ = false;         // a failed sync or cut: what is on disk is not known
+  bool name_is_on_disk_ = false;
   Mapping map_;
-  std::unordered_map<Key, std::int64_t, KeyHash> newest_;
+  KeyTable table_;                     // of all records looked at
+  std::vector<std::uint8_t> records_;  // on their way into the file
   std::vector<std::int64_t> damaged_;
   std::vector<std::int64_t> damaged_at_end_;  // may still be in the making: looked at again
   std::mutex mutex_;

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyfeat._memory import memory_errors
 from pyfeat.backbones._calibration import Batches
 from pyfeat.backbones._engine import Engine, Inputs, make_engine
 from pyfeat.backbones._freeze import make_fast, probe
-from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
+from pyfeat.backbones._layers import OUTPUT, Layers
 from pyfeat.backbones._modality import (
     Preparation,
     VideoPreprocessing,
@@ -23,9 +24,9 @@ from pyfeat.backbones._modality import (
     modality_of,
     pixels_of,
 )
-from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.backbones._precision import exact_float32
 from pyfeat.backbones._pretrained import Joint, Pretrained
+from pyfeat.backbones._tap import Averaged, as_rows, tap, with_first_windows
 from pyfeat.backbones._weights import all_tensors, weights_hash
 from pyfeat.ops._preprocess import Preprocessing
 
@@ -42,7 +43,8 @@ class Backbone:
     Parameters
     ----------
     name : str
-        Full name: loads the same weights again, unless they came from a file (see `Pretrained`).
+        Full name: loads the same weights again, unless they came from a file or a folder (see
+        `Pretrained`).
     dim : int
         Number of columns of a row.
     preprocessing : Preprocessing, Tokenization or AudioPreprocessing
@@ -124,11 +126,14 @@ class Backbone:
             If `batch` holds something else than tensors of that dtype.
         ValueError
             If `batch` has another shape.
+        MemoryError, torch.OutOfMemoryError
+            If the batch is too large for the memory of the CPU, or of the GPU.
         """
         check_inputs(self.preprocessing, batch)
         rows = torch.empty(len(batch[0]), self.dim, device=self.device)
         if len(rows):
-            rows.copy_(self._engine(batch))
+            with memory_errors():
+                rows.copy_(self._engine(batch))
         return rows
 
     def with_engine(
@@ -213,18 +218,6 @@ class Backbone:
         return self._text()
 
 
-class _Averaged(nn.Module):
-    """Maps averaged over height and width."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return (n, d)."""
-        return as_rows(self.module(*inputs), len(inputs[0]))
-
-
 def freeze(
     found: Pretrained, device: torch.device, layers: Layers = -1, pooling: str = "auto"
 ) -> Backbone:
@@ -239,6 +232,7 @@ def freeze(
     _check_preprocessing(found.preprocessing)
     module = found.module.eval().requires_grad_(False).float()
     weights = weights_hash(_tensors_of(found.source, module))
+    name = f"{found.name}:{weights[:16]}" if found.source == "folder" else found.name
     module = module.to(device)
     example = _example(found.preprocessing, device)
     own = layers in (-1, OUTPUT) and pooling == "auto"
@@ -248,32 +242,19 @@ def freeze(
             layer: Any = "penultimate"
             shapes: tuple[tuple[int, ...], ...] = ((as_rows(output, 1).shape[1],),)
             pooling = "avg" if output.ndim == 4 else "module"
-            module = _Averaged(module) if output.ndim == 4 else module
+            module = Averaged(module) if output.ndim == 4 else module
         else:
-            module, layer, shapes = _tap(module, layers, pooling, example)
+            found = with_first_windows(found) if pooling == "none" else found
+            module, layer, shapes = tap(module, layers, pooling, found.preprocessing, example)
         make_fast(module, example, device)
-    parts = {
-        "source": found.source,
-        "name": found.name,
-        "weights": weights,
-        "architecture": found.architecture,
-        "layer": layer,
-        "pooling": pooling,
-        "preprocessing": found.preprocessing.to_parts(),
-        "precision": "float32",
-        "numerics": NUMERICS,
-    }
     l2 = found.l2 and own  # of the network's own rows, not of what other layers give
-    if l2:
-        parts["l2"] = True
     joint = found.joint if own else None
-    if joint is not None:
-        parts["joint"] = joint.to_parts()
+    parts = _parts(found, (name, weights, layer, pooling), l2, joint)
     dim = sum(torch.Size(s).numel() for s in shapes)
     pixels = pixels_of(found.preprocessing)
     engine = make_engine("torch", "fp32", module, example, device, pixels=pixels)
     return Backbone(
-        found.name,
+        name,
         dim,
         found.preprocessing,
         device,
@@ -286,6 +267,29 @@ def freeze(
         joint,
         _text_loader(found, device) if own else None,
     )
+
+
+def _parts(
+    found: Pretrained, said: tuple[str, str, Any, str], l2: bool, joint: Joint | None
+) -> dict[str, Any]:
+    """Return what identifies the rows of torch in float32."""
+    name, weights, layer, pooling = said
+    parts = {
+        "source": found.source,
+        "name": name,
+        "weights": weights,
+        "architecture": found.architecture,
+        "layer": layer,
+        "pooling": pooling,
+        "preprocessing": found.preprocessing.to_parts(),
+        "precision": "float32",
+        "numerics": NUMERICS,
+    }
+    if l2:
+        parts["l2"] = True
+    if joint is not None:
+        parts["joint"] = joint.to_parts()
+    return parts
 
 
 def _check_preprocessing(preprocessing: Preparation) -> None:
@@ -301,47 +305,6 @@ def _tensors_of(source: str, module: nn.Module) -> dict[str, Any]:
 def _text_loader(found: Pretrained, device: torch.device) -> Callable[[], Backbone] | None:
     load = found.text
     return None if load is None else cache(lambda: freeze(load(), device))
-
-
-def _tap(
-    module: nn.Module, layers: Layers, pooling: str, example: Inputs
-) -> tuple[nn.Module, list[str], tuple[tuple[int, ...], ...]]:
-    if isinstance(module, OnnxModule):
-        graph = module.tapped(layers, pooling)
-        rows = graph.pooled(*example)
-        return graph, list(graph.outputs), tuple(tuple(row.shape[1:]) for row in rows)
-    if pooling == "none" and example[0].ndim == 2:
-        raise ValueError("pooling must not be 'none' for texts or recordings of any length")
-    names = resolve_layers(module, layers, example)
-    if pooling != "auto":
-        names = [last_map(module, example) if name == OUTPUT else name for name in names]
-    tapped = Tapped(module, names, pooling)
-    rows = tapped.pooled(*example)
-    for name, row in zip(names, rows, strict=True):
-        if len(row) != len(example[0]):  # windows of an image, for example
-            rule = "give one map, sequence of tokens or row for an input"
-            raise ValueError(f"layers must {rule}, got {len(row)} from {name!r}")
-    shapes = tuple(tuple(row.shape[1:]) for row in rows)
-    return tapped, names, shapes
-
-
-def as_rows(output: Any, n: int) -> Tensor:
-    """Return (n, d) as it is, and (n, c, h, w) averaged over h and w.
-
-    Raises
-    ------
-    ValueError
-        If `output` is anything else, is empty, or holds no real floating point numbers.
-    """
-    rule = f"return shape ({n}, d) or ({n}, c, h, w), no side 0"
-    if not isinstance(output, Tensor):
-        raise ValueError(f"backbone must {rule}, got {type(output).__name__}")
-    shape = tuple(output.shape)
-    if output.ndim not in {2, 4} or len(output) != n or 0 in shape:
-        raise ValueError(f"backbone must {rule}, got {shape}")
-    if not output.is_floating_point():
-        raise ValueError(f"backbone must return real floating point numbers, got {output.dtype}")
-    return output if output.ndim == 2 else output.mean(dim=(2, 3))
 
 
 def _example(preparation: Preparation, device: torch.device) -> Inputs:

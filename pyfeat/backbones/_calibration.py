@@ -116,7 +116,7 @@ def read(identity: str) -> Any:
     if not path.is_file():
         raise FileNotFoundError(
             f"calibrated network must be at {path}, got nothing: copy the folder from where the "
-            f"rows were computed, or use another store, for which it is calibrated anew"
+            f"rows were computed; or fit again, or use another store: it is then calibrated anew"
         )
     model = openvino.Core().read_model(path)
     if identity_of(model) != identity:

@@ -14,6 +14,7 @@ Forward = Callable[[tuple[Tensor, ...]], Tensor]
 
 # Each holds the activations of its largest batch; of texts there is one for each length.
 _KEPT = 16
+_REMEMBERED = 1024
 _WARM_UP = 3  # passes before recording: libraries choose kernels and ask for workspace in them
 
 
@@ -29,8 +30,10 @@ class CudaGraphs:
     Notes
     -----
     A batch is filled up to the next power of two, so that the last, short one of a job is nothing
-    new. What cannot be recorded, because it asks the GPU for a number in between, is launched
-    every time. Threads take turns: a record has one set of buffers.
+    new. Recordings shorter than a window have lengths of their own, most of which never come again:
+    one is recorded when it comes for the second time. What cannot be recorded, because it asks the
+    GPU for a number in between, is launched every time. Threads take turns: a record has one set of
+    buffers.
     """
 
     def __init__(self, forward: Forward) -> None:
@@ -38,6 +41,7 @@ class CudaGraphs:
         self._lock = threading.Lock()
         self._records: OrderedDict[Any, tuple[Any, tuple[Tensor, ...], Tensor] | None]
         self._records = OrderedDict()
+        self._seen: OrderedDict[Any, None] = OrderedDict()
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return the rows of a batch."""
@@ -48,6 +52,8 @@ class CudaGraphs:
         with self._lock:
             key = tuple((t.shape, t.dtype) for t in filled)
             if key not in self._records:
+                if filled[0].ndim == 2 and filled[0].is_floating_point() and self._is_new(key):
+                    return self._forward(filled)[:n]
                 self._records[key] = self._record(filled)
                 while len(self._records) > _KEPT:
                     self._records.popitem(last=False)
@@ -60,6 +66,15 @@ class CudaGraphs:
                 buffer.copy_(t)
             graph.replay()
             return rows[:n].clone()  # the next replay writes there
+
+    def _is_new(self, key: Any) -> bool:
+        """Return whether a shape comes for the first time, as far as that is remembered."""
+        if key in self._seen:
+            return False
+        self._seen[key] = None
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return True
 
     def _record(self, inputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...], Tensor] | None:
         device = inputs[0].device

@@ -163,7 +163,7 @@ def describe(
     kind, size = sizes[""]
     layers.append(LayerDescription(OUTPUT, kind, (frozen.dim,), size, total, -1, False))
     return BackboneDescription(
-        name=found.name,
+        name=frozen.name,
         source=found.source,
         modality=frozen.modality,
         input=_input_of(found.preprocessing, example),

@@ -48,7 +48,8 @@ class Engine(Protocol):
         """Keep on disk what a later process needs for equal rows; only int8 needs something."""
 
 
-# What each engine answers: `refuses(precision, device)` gives None or a sentence.
+# What each engine answers: `refuses(precision, device)` gives None or a sentence, and so does
+# `refuses_module(module)` of one that cannot run every module.
 ENGINES: dict[str, Any] = {
     "torch": TorchEngine,
     "openvino": OpenVinoEngine,
@@ -97,6 +98,8 @@ def make_engine(
     reason = ENGINES[name].refuses(precision, where)
     # Modules that torch runs in float32 only say so themselves.
     says: list[Any] = [m.refuses for m in module.modules() if hasattr(type(m), "refuses")]
+    if reason is None and hasattr(ENGINES[name], "refuses_module"):
+        reason = ENGINES[name].refuses_module(module)
     if reason is None and says:
         reason = says[0](name, precision)
     if reason is not None:

@@ -16,6 +16,8 @@ from pyfeat.backbones._modality import normalised
 from pyfeat.backbones._onnx import OnnxModule
 from pyfeat.ops._preprocess_spec import Preprocessing
 
+_INSTALL = 'pip install "pyfeat[onnx]"'
+
 
 class OnnxRuntimeEngine:
     """Exports a module to ONNX and runs it one input at a time."""
@@ -50,12 +52,19 @@ class OnnxRuntimeEngine:
     @staticmethod
     def refuses(precision: str, where: torch.device) -> str | None:
         """Return why it cannot run, or None."""
-        missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if not find_spec(name)]
-        if missing:
-            return f'{missing[0]} is not installed: pip install "pyfeat[onnx]"'
+        if not find_spec("onnxruntime"):
+            return f"it is not installed: {_INSTALL}"
         if where.type != "cpu":
             return "it is for CPUs"
         return None if precision == "fp32" else "it has fp32"
+
+    @staticmethod
+    def refuses_module(module: nn.Module) -> str | None:
+        """Return why it cannot run a module, or None: what is no ONNX file is exported first."""
+        missing = [name for name in ("onnx", "onnxscript") if not find_spec(name)]
+        if not missing or isinstance(module, OnnxModule):
+            return None
+        return f"{missing[0]} is not installed, which exports networks: {_INSTALL}"
 
     def keep(self) -> None:
         """Keep nothing: the weights are all."""

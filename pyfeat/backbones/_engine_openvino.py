@@ -104,17 +104,24 @@ class OpenVinoEngine:
         n, chunk = len(inputs[0]), self.chunk
         arrays = [_filled(t.detach().cpu().contiguous().numpy(), chunk) for t in inputs]
         with self._lock:
-            queue = self._queue(inputs[0].dtype == torch.uint8)
+            from_bytes = inputs[0].dtype == torch.uint8
+            queue = self._queue(from_bytes)
             parts: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * (len(arrays[0]) // chunk)
 
             def keep(request: Any, i: int) -> None:
                 parts[i] = request.get_output_tensor(0).data.copy()
 
             queue.set_callback(keep)
-            for i in range(len(parts)):
-                part = slice(i * chunk, (i + 1) * chunk)
-                queue.start_async([a[part] for a in arrays], i)
-            queue.wait_all()
+            try:
+                for i in range(len(parts)):
+                    part = slice(i * chunk, (i + 1) * chunk)
+                    queue.start_async([a[part] for a in arrays], i)
+                queue.wait_all()
+            except RuntimeError:
+                # It would raise this once more, and graphs that ran out of memory leave numbers of
+                # their own in the rows of later inputs: it is compiled anew.
+                del self._queues[from_bytes]
+                raise
         return torch.from_numpy(np.concatenate(parts)[:n])
 
     def keep(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyfeat.backbones._backbone import Backbone
 from pyfeat.backbones._engine import ENGINES, PRECISIONS, Inputs
+from pyfeat.backbones._modality import normalised, pixels_of
 from pyfeat.errors import BackendError
 
 _ROUNDS = 3
@@ -22,6 +24,7 @@ _FAILURES = (
     AttributeError,
     ImportError,
     LookupError,
+    MemoryError,
     OSError,
     RuntimeError,  # BackendError is one
     TypeError,
@@ -115,7 +118,8 @@ def choose_engine(
     backbone : Backbone
         On engine "torch" in "fp32": what the others are measured against.
     sample : sequence of batches
-        Inputs of the kind to come, as the backbone takes them.
+        Inputs of the kind to come, as the backbone takes them; images as bytes, so that engines
+        that take these are measured on them. What does not fit in memory is left out.
     engine, precision : str, default="auto"
         A name leaves only the other to be chosen; two names are measured, and taken.
     min_cosine : float, default=0.995
@@ -129,14 +133,16 @@ def choose_engine(
     Raises
     ------
     ValueError
-        If the sample is empty.
+        If the sample is empty, or none of it fits in memory.
     BackendError
         If no engine can run, or a pair that was asked for is less true than `min_cosine`.
     """
-    n = sum(len(batch[0]) for batch in sample)
+    sample, exact = _fitting(backbone, sample)
+    n = len(exact)
     if n == 0:
-        raise ValueError("sample must have at least one input, got none")
-    exact = _rows(backbone, sample)
+        raise ValueError("sample must have at least one input that fits in memory, got none")
+    pixels = pixels_of(backbone.preprocessing)
+    floats = [normalised(batch, pixels) for batch in sample]
     measured: dict[tuple[str, str], tuple[Measured, Backbone]] = {}
     refused: dict[str, str] = {}
     for pair in _pairs(engine, precision):
@@ -144,7 +150,8 @@ def choose_engine(
             candidate = backbone
             if pair != ("torch", "fp32"):
                 candidate = backbone.with_engine(*pair, sample)
-            measured[pair] = (_measure(pair, candidate, sample, exact), candidate)
+            given = sample if candidate.takes_bytes else floats  # as a reader hands it in
+            measured[pair] = (_measure(pair, candidate, given, exact), candidate)
         except _FAILURES as error:
             kind = "" if isinstance(error, BackendError) else f"{type(error).__name__}: "
             refused[" ".join(pair)] = f"{kind}{error}".partition("\n")[0]
@@ -165,6 +172,24 @@ def _pairs(engine: str, precision: str) -> list[tuple[str, str]]:
     engines = list(ENGINES) if engine == "auto" else [engine]
     precisions = list(PRECISIONS[1:]) if precision == "auto" else [precision]
     return [(e, p) for e in engines for p in precisions]
+
+
+def _fitting(backbone: Backbone, sample: Sequence[Inputs]) -> tuple[list[Inputs], Tensor]:
+    """Return the batches that fit in memory, and their rows; others are taken apart first."""
+    fitting: list[Inputs] = []
+    rows = [torch.empty(0, backbone.dim, dtype=torch.float64)]
+    waiting = deque(sample)
+    while waiting:
+        batch = waiting.popleft()
+        try:
+            rows.append(backbone(*batch).double().cpu())
+        except (MemoryError, torch.OutOfMemoryError):
+            if len(batch[0]) > 1:
+                singles = [tuple(t[i : i + 1] for t in batch) for i in range(len(batch[0]))]
+                waiting.extendleft(reversed(singles))
+        else:
+            fitting.append(batch)
+    return fitting, torch.cat(rows)
 
 
 def _rows(backbone: Backbone, sample: Sequence[Inputs]) -> Tensor:

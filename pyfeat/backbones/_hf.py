@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pyfeat.backbones._hf_audio import AUDIO_TYPES, load_hf_audio
 from pyfeat.backbones._hf_files import (
+    architecture_of,
     check_complete,
-    config_hash,
     first_line,
     import_transformers,
     load_model,
@@ -17,6 +17,7 @@ from pyfeat.backbones._hf_files import (
     quiet,
     read_json,
     reading,
+    without_path,
 )
 from pyfeat.backbones._hf_images import load_preprocessing
 from pyfeat.backbones._hf_text import (
@@ -71,6 +72,10 @@ def load_hf(name: str, preprocessing: Preparation | None) -> Pretrained:
     """
     place, _, part = name.partition("#")
     place = place_of(place)
+    return without_path(_load(place, part, preprocessing), place)
+
+
+def _load(place: str, part: str, preprocessing: Preparation | None) -> Pretrained:
     full_name = f"hf/{place}#{part}" if part else f"hf/{place}"
     config = _config(place, full_name)
     if config.model_type in AUDIO_TYPES and not part:
@@ -104,12 +109,6 @@ def encoder_of_texts(place: str, name: str) -> Any:
     model.config.use_cache = False
     check_complete(_drop_pooler(model, missing), name)
     return model
-
-
-def architecture_of(model: nn.Module, place: str, *others: Any) -> str:
-    """Return what the forward pass is: its class, and a hash of its settings."""
-    config = read_json(place, "config.json") or {}
-    return f"transformers/{type(model).__name__}:{config_hash(config, *others)}"
 
 
 class _ImageRows(nn.Module):

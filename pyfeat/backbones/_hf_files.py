@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
 from pyfeat._identity import canonical_json
-from pyfeat.backbones._pretrained import explain_missing_weights
+from pyfeat.backbones._pretrained import Pretrained, explain_missing_weights
 
 TEXT_HINT = 'pip install "pyfeat[text]"'
 # What says who wrote a configuration, not what the network computes.
@@ -38,6 +39,19 @@ def place_of(name: str) -> str:
     """Return the absolute path of a folder, and the name of a repository as it is."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
+
+
+def without_path(found: Pretrained, place: str) -> Pretrained:
+    """Return what a folder holds under a name that says what it is, not where: folders move.
+
+    Models of a hub keep their names.
+    """
+    if not Path(place).is_dir():
+        return found
+    prefix, _, rest = found.name.partition("/")
+    _, mark, part = rest.partition("#")
+    kind = found.architecture.partition(":")[0].rpartition("/")[2]  # the class in transformers
+    return replace(found, name=f"{prefix}/{kind}{mark}{part}", source="folder")
 
 
 def find_file(place: str, file: str) -> Path | None:
@@ -82,7 +96,7 @@ def read_json(place: str, file: str) -> Any:
         raise OSError(f"{path} must be JSON, got {error}") from error
 
 
-def load_model(auto: Any, place: str, name: str, **settings: Any) -> tuple[Any, set[str]]:
+def load_model(auto: Any, place: str, name: str) -> tuple[Any, set[str]]:
     """Return a model of transformers and the names of the weights that its files do not have.
 
     Parameters
@@ -93,8 +107,6 @@ def load_model(auto: Any, place: str, name: str, **settings: Any) -> tuple[Any, 
         As `place_of` returns it.
     name : str
         For messages.
-    **settings
-        For `from_pretrained`.
 
     Raises
     ------
@@ -111,7 +123,7 @@ def load_model(auto: Any, place: str, name: str, **settings: Any) -> tuple[Any, 
     with quiet(), reading(place):
         try:
             model, info = auto.from_pretrained(
-                place, trust_remote_code=False, output_loading_info=True, **settings
+                place, trust_remote_code=False, output_loading_info=True
             )
         except (ImportError, KeyError, ValueError) as error:
             rule = "be one that transformers can load without code from the hub"
@@ -139,6 +151,12 @@ def reading(place: str) -> Any:
     is_folder = Path(place).is_dir()
     address = f"the folder {place}" if is_folder else f"huggingface.co/{place}"
     return explain_missing_weights(place, address, HF_HUB_CACHE)
+
+
+def architecture_of(model: Any, place: str, *others: Any) -> str:
+    """Return what the forward pass is: its class, and a hash of its settings."""
+    config = read_json(place, "config.json") or {}
+    return f"transformers/{type(model).__name__}:{config_hash(config, *others)}"
 
 
 def config_hash(config: Mapping[str, Any], *others: Any) -> str:

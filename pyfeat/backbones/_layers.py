@@ -34,6 +34,11 @@ class Tapped(nn.Module):
         Layers, as `named_modules` calls them, or "output".
     pooling : str
         One of `POOLINGS`.
+
+    Attributes
+    ----------
+    lengths : sequence of int or None
+        To how many tokens each layer is filled up; None: it stays as it is.
     """
 
     def __init__(self, module: nn.Module, names: Sequence[str], pooling: str) -> None:
@@ -42,6 +47,7 @@ class Tapped(nn.Module):
         self.names = tuple(names)
         self.pooling = pooling
         self.prefix = prefix_tokens(module)
+        self.lengths: Sequence[int | None] = [None] * len(self.names)
         self._seen = threading.local()
         self._handles = {
             name: module.get_submodule(name).register_forward_hook(self._hook(name))
@@ -66,14 +72,30 @@ class Tapped(nn.Module):
         missing = [name for name in self.names if name not in seen]
         if missing:
             raise ValueError(f"layers must be ones that the forward pass runs, got {missing[0]!r}")
-        mask = inputs[1] if len(inputs) > 1 else None
-        return [pool_layer(seen[n], self.pooling, self.prefix, mask, n) for n in self.names]
+        rows = []
+        for name, length in zip(self.names, self.lengths, strict=True):
+            mask = self._mask_of(seen[name], inputs)
+            row = pool_layer(seen[name], self.pooling, self.prefix, mask, name)
+            rows.append(filled_up(row, length, mask) if self.pooling == "none" else row)
+        return rows
+
+    def _mask_of(self, x: Any, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        """Return which tokens of texts count, or states of recordings that were filled up."""
+        if len(inputs) > 1:
+            return inputs[1]
+        heard: Any = getattr(self.module, "heard", None)
+        if heard is None or getattr(x, "ndim", 0) != 3:
+            return None
+        mask: Tensor = heard(*inputs)
+        return mask if mask.shape[1] == x.shape[1] else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tapped:
         module = copy.deepcopy(self.module, memo)
         for name, handle in self._handles.items():  # they note what they see for the original
             module.get_submodule(name)._forward_hooks.pop(handle.id)
-        return Tapped(module, self.names, self.pooling)
+        made = Tapped(module, self.names, self.pooling)
+        made.lengths = self.lengths
+        return made
 
     def _hook(self, name: str) -> Any:
         def note(_layer: nn.Module, _inputs: Any, output: Any) -> None:
@@ -136,6 +158,19 @@ def pool_layer(x: Tensor, pooling: str, prefix: int, mask: Tensor | None, name: 
         return first[0]
     rest = tokens[:, prefix:] if mask is None else tokens
     return torch.cat([*first, _over_positions(rest, pooling, mask)], dim=1)
+
+
+def filled_up(tokens: Tensor, length: int | None, mask: Tensor | None) -> Tensor:
+    """Return (n, length, d): tokens (n, l, d), zeros where a mask (n, l) is, and behind them.
+
+    Rows and maps stay as they are, and so do tokens whose `length` is None, but for the mask.
+    """
+    if mask is not None and tokens.ndim == 3:
+        tokens = tokens * mask[:, :, None].to(tokens.dtype)
+    if length is None:
+        return tokens
+    zeros = tokens.new_zeros(len(tokens), length, tokens.shape[2])
+    return torch.cat([tokens, zeros], dim=1)[:, :length]
 
 
 def _tokens(x: Tensor) -> Tensor:

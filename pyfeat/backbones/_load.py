@@ -89,7 +89,8 @@ def load_backbone(
     pooling : {"auto", "cls", "avg", "max", "gem", "cls+avg", "none"}, default="auto"
         How a map or tokens become a row. "auto" is what the network does itself; for an inner
         layer the class token if there is one, else the mean. "none": maps and tokens as they are,
-        flattened.
+        flattened; tokens of texts are filled up with zeros to `max_length`, those of recordings to
+        as many as a window has, of which only the first is seen.
     preprocessing : Preprocessing, optional
         By default what the weights were trained with; for a module that of its timm
         `pretrained_cfg` if it has one, else the usual ImageNet one (256, 224, bilinear).

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pyfeat.ops._preprocess import Preprocessing
 
+_NORMALIZE = ["none", "unit", "volume"]
+_WINDOWS = ["avg", "first"]
 # Multiples to which token sequences are filled up: a model sees few shapes, and a text always the
 # same one, whatever else is in its batch. Short ones are many, and filled up only a little.
-_NORMALIZE = ["none", "unit", "volume"]
 _STEP, _LONG_STEP, _LONG = 4, 16, 64
 
 
@@ -78,6 +79,8 @@ class AudioPreprocessing:
         there are as many windows, but at least one, as hold at least so many seconds of the
         recording. With 0 the last window ends with the recording, and a recording shorter than a
         window stays as long as it is.
+    windows : {"avg", "first"}, default="avg"
+        "first": nothing of a recording is seen but its first window.
     """
 
     sample_rate: int
@@ -87,6 +90,7 @@ class AudioPreprocessing:
     shortest: float = 0.1
     lead: float = 0.0
     least: float = 0.0
+    windows: str = "avg"
 
     def __post_init__(self) -> None:
         if isinstance(self.sample_rate, bool) or int(self.sample_rate) != self.sample_rate:
@@ -106,10 +110,15 @@ class AudioPreprocessing:
             raise ValueError(f"hop must {rule}, got {self.hop:g}")
         if self.normalize not in _NORMALIZE:
             raise ValueError(f"normalize must be one of {_NORMALIZE}, got {self.normalize!r}")
+        if self.windows not in _WINDOWS:
+            raise ValueError(f"windows must be one of {_WINDOWS}, got {self.windows!r}")
 
     def to_parts(self) -> dict[str, Any]:
         """Return the settings as JSON values, for a fingerprint."""
-        return asdict(self)
+        parts = asdict(self)
+        if self.windows == "avg":  # as before there was a choice
+            del parts["windows"]
+        return parts
 
     @classmethod
     def from_parts(cls, parts: dict[str, Any]) -> AudioPreprocessing:

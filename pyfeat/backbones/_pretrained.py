@@ -58,10 +58,11 @@ class Pretrained:
     ----------
     name : str
         Full name: it loads the same weights again, whatever the defaults become; of weights in a
-        file of the caller's what they belong to, so that no path is part of an identity.
+        file or folder of the caller's what they belong to, so that no path is part of an identity.
     source : str
         "pyfeat", "torchvision", "timm", "hf", "st", "onnx", "keras", "file" (the
-        caller's weights for a model of torchvision or timm) or "module".
+        caller's weights for a model of torchvision or timm), "folder" (a folder as "hf" and "st"
+        read it) or "module".
     architecture : str
         What the forward pass is, besides the weights.
     module : nn.Module

@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pyfeat.backbones._hf import architecture_of, check_no_preprocessing, encoder_of_texts
+from pyfeat.backbones._hf import check_no_preprocessing, encoder_of_texts
 from pyfeat.backbones._hf_files import (
     TEXT_HINT,
+    architecture_of,
     find_file,
     import_transformers,
     place_of,
     read_json,
     reading,
+    without_path,
 )
 from pyfeat.backbones._hf_text import (
     TextRows,
@@ -119,7 +121,7 @@ def load_st(name: str, preprocessing: Preparation | None) -> Pretrained:
     if "/" not in place:
         place = f"sentence-transformers/{place}"
     check_no_preprocessing(preprocessing, f"st/{place}")
-    return _load(place, f"st/{place}", "st")
+    return without_path(_load(place, f"st/{place}", "st"), place)
 
 
 def load_minilm(name: str, preprocessing: Preparation | None) -> Pretrained:

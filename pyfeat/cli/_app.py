@@ -37,7 +37,10 @@ Column = Annotated[
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(help="File of weights for the architecture that the name of the backbone means."),
+    typer.Option(
+        help="File of weights for the architecture that the name of the backbone means; of a model "
+        "or index also the ONNX file or the folder that the backbone came from."
+    ),
 ]
 SpaceOption = Annotated[
     str | None,
@@ -211,6 +214,7 @@ def main() -> None:
         _data,
         _extract,
         _model,
+        _plan,
         _store,
         _tools,
     )

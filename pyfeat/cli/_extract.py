@@ -67,7 +67,9 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     fidelity: Annotated[
         bool, typer.Option("--fidelity", help="Say how true and how fast the engine is.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="float32 or float16 rows.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="What rows are stored as: float32, float16, bfloat16 or int8.")
+    ] = "float32",
     batch_size: Annotated[str, typer.Option(help="Inputs in one pass, or auto.")] = "auto",
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:1; cuda:0,cuda:1: a process for each.")
@@ -149,6 +151,8 @@ def _job_options(typed: dict[str, Any]) -> JobOptions:
     names = [f.name for f in fields(Options) if f.name not in ("column", "decode")]
     options: JobOptions = {name: typed[name] for name in names}  # type: ignore[assignment]
     check_options(options)
+    if typed["log_json"] == "-" and typed["json_out"]:
+        raise ValueError("log_json must be a file where --json is given, got '-'")
     return options
 
 

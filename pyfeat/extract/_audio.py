@@ -54,7 +54,10 @@ class AudioReader:
         return _samples(value, name)
 
     def tensor(self, content: Any, name: str) -> tuple[Tensor, bool]:
-        """Return the windows (k, samples); where they overlap they share memory."""
+        """Return the windows (k, samples), and whether some were left out.
+
+        Where windows overlap they share memory.
+        """
         spec = self._spec
         if isinstance(content, bytes):
             samples = read_samples(content, spec.sample_rate, name)
@@ -66,7 +69,8 @@ class AudioReader:
             samples = normalized(samples, spec.normalize)
         if not np.isfinite(samples).all():
             raise InputError(name, "its samples are not finite")
-        return windows(samples, spec), False
+        found = windows(samples, spec)
+        return (found[:1], len(found) > 1) if spec.windows == "first" else (found, False)
 
     def collate(self, tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
         """Return all windows below each other."""

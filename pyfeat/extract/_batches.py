@@ -51,28 +51,40 @@ class Batches:
         self._one_by_one = one_by_one
         self.size = int(automatic if size == "auto" else size)
 
-    def __call__(self, tensors: Sequence[Tensor]) -> NDArray[np.float32]:
-        """Return the rows (n, d) of the tensors of n inputs of one bucket.
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return rows of the tensors of n inputs of one bucket, and which inputs they are of.
+
+        Returns
+        -------
+        rows : ndarray of shape (m, d)
+        fits : ndarray of shape (n,), bool
+            False where memory ran out though the input was alone; m are True.
 
         Raises
         ------
-        torch.OutOfMemoryError
-            If memory runs out at the batch size that was asked for, or at one input.
+        MemoryError, torch.OutOfMemoryError
+            If memory runs out at the batch size that was asked for.
         """
-        parts: list[NDArray[np.float32]] = []
-        done = 0
+        parts: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)]
+        fits = np.ones(len(tensors), bool)
+        size, done = self.size, 0
         while done < len(tensors):
-            step = 1 if self._one_by_one else self.size
-            chunk = tensors[done : done + step]
+            chunk = tensors[done : done + (1 if self._one_by_one else size)]
             try:
                 parts.append(self._forward(chunk))
-            except torch.OutOfMemoryError:
-                if not self._may_shrink or len(chunk) == 1:
+            except (MemoryError, torch.OutOfMemoryError):
+                if len(chunk) == 1:
+                    fits[done] = False
+                    size = self.size  # the input was too large, not the batch
+                elif self._may_shrink:
+                    size = len(chunk) // 2
+                    continue
+                else:
                     raise
-                self.size = max(1, len(chunk) // 2)
-                continue
             done += len(chunk)
-        return np.concatenate(parts)
+        if fits.all():
+            self.size = size
+        return np.concatenate(parts[1:] or parts), fits
 
 
 def automatic_size(backbone: Backbone) -> int:

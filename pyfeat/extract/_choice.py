@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from torch import Tensor
 
 from pyfeat._identity import Space, canonical_json
+from pyfeat._memory import memory_errors
 from pyfeat.backbones import ENGINES, Backbone, Fidelity, choose_engine
 from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input, content_of
 from pyfeat.extract._readers import reader_of
 from pyfeat.store import FeatureStore
+
+Sample = Sequence[tuple[Tensor, ...]]
 
 SAMPLE = 32
 _WINDOWS = 8  # of one recording
@@ -53,7 +57,8 @@ def on_engine(
         On engine "torch" in "fp32".
     wish : Wish
     inputs : sequence of Input, optional
-        Inputs to come: "auto" measures on a sample of them.
+        Inputs to come: "auto" measures on a sample of them. What was measured on an equal sample in
+        this process before is taken again.
     stored : iterable of Space
         Spaces of the store: rows of an earlier choice decide, so that a job goes on as it began.
 
@@ -70,16 +75,15 @@ def on_engine(
         wish = replace(wish, engine=pair[0], precision=pair[1])
     if (wish.engine, wish.precision) == ("torch", "fp32"):
         return backbone, None
-    key = _key(backbone, wish)
+    sample = sample_of(backbone, inputs, wish.decode) if wish.is_open and inputs else []
     with _lock:
-        return _kept(key, backbone, wish, inputs)
+        return _kept(backbone, wish, sample)
 
 
-def _kept(
-    key: str, backbone: Backbone, wish: Wish, inputs: Sequence[Input] | None
-) -> tuple[Backbone, Fidelity | None]:
+def _kept(backbone: Backbone, wish: Wish, sample: Sample) -> tuple[Backbone, Fidelity | None]:
+    key = _key(backbone, wish, sample)
     if key not in _made:
-        _made[key] = made = _make(backbone, wish, inputs)
+        _made[key] = made = _make(backbone, wish, sample)
         # Next time its rows in a store ask for it by name.
         engine, precision = engine_of(made[0].parts)
         _made[_key(backbone, replace(wish, engine=engine, precision=precision))] = made
@@ -89,16 +93,15 @@ def _kept(
     return _made[key]
 
 
-def _key(backbone: Backbone, wish: Wish) -> str:
-    return canonical_json([backbone.parts, str(backbone.device), repr(wish)])
+def _key(backbone: Backbone, wish: Wish, sample: Sample = ()) -> str:
+    seen = [blake3(t.numpy().tobytes()).hexdigest() for batch in sample for t in batch]
+    return canonical_json([backbone.parts, str(backbone.device), repr(wish), seen])
 
 
-def _make(
-    backbone: Backbone, wish: Wish, inputs: Sequence[Input] | None
-) -> tuple[Backbone, Fidelity | None]:
+def _make(backbone: Backbone, wish: Wish, sample: Sample) -> tuple[Backbone, Fidelity | None]:
     if not wish.is_open:
         return backbone.with_engine(wish.engine, wish.precision), None
-    if not inputs:
+    if not sample:
         doing = "chosen" if "auto" in (wish.engine, wish.precision) else "calibrated"
         raise ValueError(
             f"engine {wish.engine!r} in {wish.precision!r} must be {doing} on inputs: "
@@ -107,7 +110,7 @@ def _make(
     by_name = "auto" not in (wish.engine, wish.precision)
     chosen, report = choose_engine(
         backbone,
-        sample_of(backbone, inputs, wish.decode),
+        sample,
         engine=wish.engine,
         precision=wish.precision,
         min_cosine=-1.0 if by_name else wish.min_cosine,  # only "auto" may refuse
@@ -143,15 +146,17 @@ def measure(backbone: Backbone, wish: Wish, inputs: Sequence[Input]) -> Fidelity
     )[1]
 
 
-def sample_of(backbone: Backbone, inputs: Sequence[Input], decode: str) -> list[tuple[Tensor, ...]]:
+def sample_of(backbone: Backbone, inputs: Sequence[Input], decode: str) -> Sample:
     """Return batches of up to 32 inputs that can be read, spread evenly over all of them.
+
+    Images are bytes, not yet normalised.
 
     Raises
     ------
     ValueError
         If none of those tried can be read.
     """
-    reader = reader_of(backbone, decode)
+    reader = reader_of(backbone, decode, as_bytes=True)
     by_bucket: dict[int, list[Tensor]] = {}
     for tensor in _readable(reader, inputs):
         by_bucket.setdefault(reader.bucket(tensor), []).append(tensor)
@@ -164,7 +169,8 @@ def _readable(reader: Any, inputs: Sequence[Input]) -> Iterator[Tensor]:
     for i in np.unique(np.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs))).astype(int)):
         item = inputs[i]
         try:
-            tensor = reader.tensor(content_of(reader, item), item.name)[0]
+            with memory_errors():
+                tensor = reader.tensor(content_of(reader, item), item.name)[0]
         except (InputError, MemoryError):
             continue
         yield tensor[:_WINDOWS] if tensor.ndim == 2 else tensor

@@ -46,10 +46,11 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         `split` takes them apart.
     pooling : {"auto", "cls", "avg", "max", "gem", "cls+avg", "none"}, default="auto"
         How maps and tokens become a row. With "none", of one layer, `transform` returns them as
-        they are: (n, c, h, w) or (n, l, c).
+        they are: (n, c, h, w) or (n, l, c), texts and recordings filled up with zeros.
     engine : {"torch", "openvino", "onnxruntime", "auto"}, default="torch"
         What runs the network. "auto" measures all of them on a sample of the inputs, and takes the
-        fastest that is true enough; the choice is part of the space.
+        fastest that is true enough. The choice is part of the space; once made it is kept, in a
+        pickle too, until `fit` is called again. A clone chooses anew.
     precision : {"fp32", "bf16", "fp16", "int8", "auto"}, default="fp32"
         Numbers the network computes with; "auto" as for `engine`. "int8" is calibrated on a sample
         of the inputs, and goes on with the network of the store's rows (see `Backbone.keep`).
@@ -65,8 +66,9 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         How many frames of a video, the middle ones of equal segments; of a shorter one all.
     max_length : int, optional
         Most tokens of a text, if fewer than the model takes.
-    dtype : {"float32", "float16"}, default="float32"
-        Type of the rows, returned and stored.
+    dtype : {"float32", "float16", "bfloat16", "int8"}, default="float32"
+        What rows are rounded to, returned and stored. Those of bfloat16 and int8 (a scale for each
+        row) are returned as float32, the very numbers that a store gives back.
     batch_size : int or "auto", default="auto"
         Images in one forward pass. "auto" shrinks when memory runs out.
     device : str or torch.device, default="auto"
@@ -89,11 +91,11 @@ class FeatureExtractor(TextTower, StatelessTransformer):
     space_ : Space
         What makes the rows comparable; after `fit` or `transform`.
     fidelity_ : Fidelity or None
-        What "auto" measured; None where nothing was to be chosen, or the store held rows of an
-        earlier choice, which is kept.
+        What "auto" measured when it chose; None where nothing was to be chosen, or the store held
+        rows of an earlier choice, which is kept.
     n_truncated_ : int
-        Texts that the last `transform` or `transform_text` computed and had to cut: longer than
-        the model takes.
+        Texts that the last `transform` or `transform_text` computed and had to cut, longer than
+        the model takes; with `pooling="none"` also recordings longer than a window.
 
     Raises
     ------
@@ -183,7 +185,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         Parameters
         ----------
         X : as for `transform`, optional
-            Only looked at where engine or precision are "auto": a sample of it is measured.
+            Only looked at where engine or precision are "auto" or int8: a sample of it is measured.
         y : object
             Not looked at.
 
@@ -191,6 +193,7 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         -------
         self : FeatureExtractor
         """
+        self.__dict__.pop("_chosen", None)
         self.get_backbone(None if X is None or not self._wish.is_open else X)
         return self
 
@@ -330,7 +333,16 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         return backbone if self.video is None else backbone.on_videos(self.video, self.frames)
 
     def _on_engine(self, base: Backbone, inputs: list[Input] | None) -> Backbone:
-        stored = stored_spaces(self.store) if self._wish.is_open else []
-        backbone, self.fidelity_ = on_engine(base, self._wish, inputs, stored)
+        wish = self._wish
+        about = (wish, base.parts)
+        known, pair = getattr(self, "_chosen", (None, None))
+        if wish.is_open and pair is not None and known == about:
+            backbone, _ = on_engine(
+                base, replace(wish, engine=pair[0], precision=pair[1]), None, ()
+            )
+        else:
+            stored = stored_spaces(self.store) if wish.is_open else []
+            backbone, self.fidelity_ = on_engine(base, wish, inputs, stored)
+            self._chosen = (about, engine_of(backbone.parts))
         self.space_ = row_space(backbone, self.dtype, self.deterministic, self.decode)
         return backbone

@@ -15,12 +15,14 @@ from typing import Literal
 from torch import Tensor
 
 from pyfeat._config import num_threads
+from pyfeat._memory import memory_errors
 from pyfeat.errors import InputError
 from pyfeat.extract._inputs import Input, content_of, key_of
 from pyfeat.extract._readers import Reader
 
 # Bytes of finished tensors from which on no more are made ahead: hours of sound are long.
 _AHEAD = 2**30
+NO_ROOM = "it does not fit in memory"
 
 Status = Literal["ready", "stored", "repeated", "bad"]
 
@@ -100,11 +102,12 @@ class Preparer:
                     seconds = time.perf_counter() - began
                     return Prepared(position, status, key, item=again, read=seconds)
             read_by = time.perf_counter()
-            tensor, cut = self._reader.tensor(content, item.name)
+            with memory_errors():
+                tensor, cut = self._reader.tensor(content, item.name)
         except (InputError, MemoryError) as error:
             if key is not None:
                 self.arrived(key)
-            reason = error.reason if isinstance(error, InputError) else "it does not fit in memory"
+            reason = error.reason if isinstance(error, InputError) else NO_ROOM
             seconds = time.perf_counter() - began
             return Prepared(position, "bad", reason=reason, read=seconds)
         read, decode = read_by - began, time.perf_counter() - read_by

@@ -44,14 +44,18 @@ class Reader(Protocol):
         ...
 
 
-def reader_of(backbone: Backbone, decode: str) -> Reader:
-    """Return the reader of what a backbone takes; `decode` is the mode of `pyfeat.ops.decode`."""
+def reader_of(backbone: Backbone, decode: str, *, as_bytes: bool | None = None) -> Reader:
+    """Return the reader of what a backbone takes; `decode` is the mode of `pyfeat.ops.decode`.
+
+    Images become bytes, or float32; by default what the backbone is best given.
+    """
     preparation = backbone.preprocessing
     if isinstance(preparation, Tokenization):
         return TextReader(preparation)
     if isinstance(preparation, AudioPreprocessing):
         return AudioReader(preparation)
-    dtype = torch.uint8 if backbone.takes_bytes else torch.float32
+    wanted = backbone.takes_bytes if as_bytes is None else as_bytes
+    dtype = torch.uint8 if wanted else torch.float32
     if isinstance(preparation, VideoPreprocessing):
         return VideoReader(preparation, dtype)
     return ImageReader(preparation, decode, dtype)

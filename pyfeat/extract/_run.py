@@ -16,10 +16,10 @@ from pyfeat._identity import Space
 from pyfeat.backbones import Backbone
 from pyfeat.extract._batches import Batches, automatic_size, forward_of
 from pyfeat.extract._inputs import Input
-from pyfeat.extract._prepare import Prepared, Preparer, prepare_all
+from pyfeat.extract._prepare import NO_ROOM, Prepared, Preparer, prepare_all
 from pyfeat.extract._readers import reader_of
 from pyfeat.extract._times import Times
-from pyfeat.store import FeatureStore
+from pyfeat.store import FeatureStore, as_kept
 
 FLUSH_SECONDS = 5.0
 # Numbers that may wait for others to share a batch with, about: 512 MiB.
@@ -236,19 +236,25 @@ def _compute(
 ) -> Iterator[Outcome]:
     dtype, times = options
     began = time.perf_counter()
+    found, fits = batches([p.tensor for p in ready if p.tensor is not None])
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is named below
-        rows = batches([p.tensor for p in ready if p.tensor is not None]).astype(dtype)
+        rows = as_kept(found, dtype)
     times.forward += time.perf_counter() - began
+    fitting = [p for p, ok in zip(ready, fits, strict=True) if ok]
     finite = np.isfinite(rows).all(axis=1)
     if store is not None:
         began = time.perf_counter()
-        good = [p.key for p, ok in zip(ready, finite, strict=True) if ok and p.key is not None]
-        store.put(good, rows[finite])
+        good = [p.key for p, ok in zip(fitting, finite, strict=True) if ok and p.key is not None]
+        # As computed: rounded a second time, a row of int8 may get a scale one bit off.
+        if good:
+            store.put(good, found[finite])
         for p in ready:
             if p.key is not None:
                 preparer.arrived(p.key)
         times.write += time.perf_counter() - began
-    for p, row, ok in zip(ready, rows, finite, strict=True):
+    for p in (p for p, ok in zip(ready, fits, strict=True) if not ok):
+        yield Outcome(p.position, "bad", reason=NO_ROOM)
+    for p, row, ok in zip(fitting, rows, finite, strict=True):
         if ok:
             yield Outcome(p.position, "computed", p.key, row, cut=p.cut)
         else:

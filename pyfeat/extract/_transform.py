@@ -51,7 +51,7 @@ def rows_of(
     SpaceError
         If the store is open and of another space.
     """
-    rows = np.full((len(inputs), backbone.dim), np.nan, options.dtype)
+    rows = np.full((len(inputs), backbone.dim), np.nan, store[1].numpy_dtype)
     if not inputs:
         return rows, 0
     in_store: dict[int, bytes] = {}

@@ -6,18 +6,21 @@ from pyfeat.jobs._extract import extract
 from pyfeat.jobs._fit import FitSummary, choose_space, fit
 from pyfeat.jobs._index import Neighbour, build_index, search_index
 from pyfeat.jobs._options import JobOptions
+from pyfeat.jobs._plan import Estimate, Plan, plan
 from pyfeat.jobs._predict import Prediction, PredictSummary, predict
 from pyfeat.jobs._quickstart import QuickstartReport, quickstart
 from pyfeat.jobs._summary import ExtractSummary, JobInterrupted, Quarantined
 
 __all__ = [
     "Collected",
+    "Estimate",
     "ExtractSummary",
     "FitSummary",
     "JobInterrupted",
     "JobOptions",
     "Neighbour",
     "Paths",
+    "Plan",
     "PredictSummary",
     "Prediction",
     "Quarantined",
@@ -31,6 +34,7 @@ __all__ = [
     "fit",
     "is_there",
     "modality_of_space",
+    "plan",
     "predict",
     "quickstart",
     "search_index",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -71,12 +72,9 @@ def extract(
     >>> summary = jobs.extract("photos/", "feats/", "resnet50")  # doctest: +SKIP
     """
     job = check_options(options)
-    if job.runner == "ray":
-        raise NotImplementedError("runner must be 'local': 'ray' is not there yet")
     extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
     if job.decode is not None:
-        settings = extractor.get_params(deep=False)
-        extractor = FeatureExtractor(**{**settings, "decode": job.decode})
+        extractor = copy(extractor).set_params(decode=job.decode)
     found = collect_inputs(inputs, extractor.modality, job.column)
     return run_job(found, store, extractor, job, progress)
 

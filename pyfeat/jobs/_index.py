@@ -83,7 +83,7 @@ def search_index(
     inputs : path-like or sequence of path-like
     k : int, default=5
     weights : path-like, optional
-        The file that the weights of the backbone came from, where they came from one.
+        The file or folder that the weights of the backbone came from, where they came from one.
     column : str, optional
     progress : bool or callable, default=False
 

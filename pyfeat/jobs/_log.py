@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class JsonLines:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         except OSError as error:
+            with suppress(OSError):
+                self.close()
             self._file = None
             warnings.warn(
                 f"{self._path}: the log ends here ({error})", RuntimeWarning, stacklevel=2

@@ -80,7 +80,7 @@ class Options:
 
 
 # What may be asked for and is not there yet.
-_PLANNED = ("rehash", "address")
+_PLANNED = ("rehash",)
 
 
 def check_options(options: JobOptions | dict[str, Any]) -> Options:

@@ -66,7 +66,7 @@ def extractor_of(space: Space, weights: str | os.PathLike[str] | None = None) ->
     ----------
     space : Space
     weights : path-like, optional
-        The file that the weights came from, where they came from one.
+        The file or folder that the weights came from, where they came from one.
 
     Raises
     ------
@@ -116,16 +116,20 @@ def _named(
     parts: Mapping[str, Any], weights: str | os.PathLike[str] | None
 ) -> tuple[str, str | os.PathLike[str] | None]:
     """Return the name of the backbone and its file of weights."""
-    kind = {"file": "weights", "onnx": "ONNX"}.get(parts["source"])
+    kind = {"file": "file of weights", "onnx": "ONNX file", "folder": "folder"}.get(parts["source"])
     if kind is None and weights is not None:
         raise ValueError(f"weights must be None for {parts['name']}, got {os.fspath(weights)!r}")
     if kind is not None and weights is None:
         raise ValueError(
             f"weights must be given again: the model was trained on {parts['name']} with a {kind} "
-            f"file of the caller, got None"
+            f"of the caller, got None"
         )
     if parts["source"] == "onnx" and weights is not None:
         return f"onnx/{os.fspath(weights)}", None
+    if parts["source"] == "folder" and weights is not None:
+        prefix, _, kind = parts["name"].partition("/")
+        tower = "#text" if "#text:" in kind else ""
+        return f"{prefix}/{os.fspath(weights)}{tower}", None
     return parts["name"], weights
 
 
@@ -147,7 +151,8 @@ def predict(
     inputs : path-like or sequence of path-like
         As for `extract`.
     weights : path-like, optional
-        The file that the weights of the backbone came from: it is not part of the model.
+        The file or folder that the weights of the backbone came from: its path is not part of the
+        model.
     store : path-like, optional
         Store whose rows are used, and to which new ones are added.
     column : str, optional
@@ -161,7 +166,7 @@ def predict(
     Raises
     ------
     ValueError
-        If the model or the inputs are not there, or a file of weights is missing.
+        If the model or the inputs are not there, or a file or folder of weights is missing.
     SpaceError
         If today's backbone gives rows of another space than the model was trained on.
     """

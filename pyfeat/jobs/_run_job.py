@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyfeat.extract import FeatureExtractor, Input, Outcome, run
 from pyfeat.jobs._account import Account
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
+from pyfeat.jobs._ray import run_on_ray
 from pyfeat.jobs._report import Report, listeners_of, reporting
 from pyfeat.jobs._share import chosen_inputs
 from pyfeat.jobs._stop import Stop, stoppable
@@ -55,8 +57,7 @@ def run_job(
     """
     began = time.perf_counter()
     # With the store, whose rows decide where an engine is to be chosen.
-    settings = extractor.get_params(deep=False)
-    extractor = FeatureExtractor(**{**settings, "store": store})
+    extractor = copy(extractor).set_params(store=store)
     with listeners_of(options) as listeners:
         sample = _sample(inputs)
         backbone = extractor.get_backbone(sample)
@@ -76,7 +77,7 @@ def run_job(
         now = time.perf_counter()
         summary = _summary(job, account, measured, (now - began, now - running))
         end = "end" if stop.signal is None else "interrupted"
-        report.tell(end, {**report.state(), **summary.to_dict()})
+        report.tell(end, {**summary.to_dict(), **report.state()})
     if stop.signal is not None:
         raise JobInterrupted(summary, stop.signal)
     return summary
@@ -105,6 +106,8 @@ def _do(
 
 def _outcomes(job: Job) -> Generator[Outcome, None, None]:
     """Return what becomes of every input, by whoever does the work."""
+    if job.options.runner == "ray":
+        return run_on_ray(job)
     devices = devices_of(job.extractor.device, job.options.devices, job.options.workers)
     if devices:
         return Workers(job, devices).outcomes()

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike
 
 from pyfeat._identity import Space
-from pyfeat.errors import StoreError, StoreWarning
+from pyfeat.errors import StoreError
 from pyfeat.store import _layout as layout
-from pyfeat.store import _sources as at
+from pyfeat.store._encoding import encode
 from pyfeat.store._reader import Reader
-from pyfeat.store._sources import Located, Source, as_keys, locate
-from pyfeat.store._view import View
+from pyfeat.store._reading import Keys, Reading
+from pyfeat.store._sources import Sources, as_keys
 from pyfeat.store._writer import Writer
 
-Keys = NDArray[np.uint8] | Sequence[bytes]
 
-
-class FeatureStore:
+class FeatureStore(Reading):
     """Rows of one space on disk, found by the content of what they were computed from.
 
     Many processes may write into one store and read from it at the same time: each writer appends
@@ -115,13 +112,9 @@ class FeatureStore:
             raise ValueError(f"space must be given: {str(self.path)!r} holds {names}")
         return spaces[0]
 
-    # --- reading ---------------------------------------------------------------------------
-
-    def _sources(self) -> list[Source]:
-        return self._reader.sources(self._writer.tails())
-
-    def __len__(self) -> int:
-        return len(self.keys())
+    def _sources(self) -> Sources:
+        with self._lock:
+            return self._reader.sources(self._writer.tails())
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r}, space={self.space.fingerprint[:12]})"
@@ -132,125 +125,6 @@ class FeatureStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (str(self.path), self.space, self.mode, self.segment_bytes)
-
-    def keys(self) -> NDArray[np.uint8]:
-        """Return every key once, in the order the rows were written (oldest file first).
-
-        Returns
-        -------
-        keys : ndarray of shape (n, 16), uint8
-        """
-        with self._lock:
-            parts = [s.keys() for s in reversed(self._sources())]
-        keys = np.concatenate([np.empty((0, 16), np.uint8), *parts])
-        if len(parts) < 2:
-            return keys
-        _, first = np.unique(keys.view("V16").ravel(), return_index=True)
-        return keys[np.sort(first)]
-
-    def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Return for each key whether its row is here.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 16), uint8, or sequence of bytes of length 16
-
-        Returns
-        -------
-        found : ndarray of shape (n,), bool
-
-        Raises
-        ------
-        ValueError
-            If `keys` has another form.
-        """
-        with self._lock:
-            return locate(self._sources(), as_keys(keys)).found
-
-    def get(self, keys: Keys, *, dtype: DTypeLike | None = None) -> NDArray[Any]:
-        """Return the rows of keys.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 16), uint8, or (n,), V16, or sequence of bytes of length 16
-            Arrays are faster.
-        dtype : {"float32", "float16"}, default=that of the space
-            Of the result. float16 rows become float32 while they are copied.
-
-        Returns
-        -------
-        rows : ndarray of shape (n, dim), `dtype`
-
-        Raises
-        ------
-        KeyError
-            If a key has no row.
-        CorruptStoreError
-            If a row fails its checksum; names file and offset.
-        ValueError
-            If `keys` has another form, or `dtype` is neither that of the space nor float32.
-        """
-        wanted = np.dtype(self.space.dtype if dtype is None else dtype)
-        if wanted not in (self.space.dtype, np.float32):
-            raise ValueError(f"dtype must be {self.space.dtype} or float32, got {wanted}")
-        keys = as_keys(keys)
-        with self._lock:
-            sources = self._sources()
-        return at.read_rows(sources, keys, at.locate_all(sources, keys), self.space, wanted)
-
-    def get_intact(self, keys: Keys) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return what rows there are: missing and damaged ones are left to the caller to compute.
-
-        Returns
-        -------
-        rows : ndarray of shape (n, dim)
-            Rows that are not intact hold NaN.
-        intact : ndarray of shape (n,), bool
-
-        Warns
-        -----
-        StoreWarning
-            If a row fails its checksum; names file and offset.
-        """
-        keys = as_keys(keys)
-        with self._lock:
-            sources = self._sources()
-        located = locate(sources, keys)
-        rows, damaged = at.gather(sources, keys, located, self.space)
-        intact = located.found.copy()
-        for position, source, row in damaged:
-            intact[position] = False
-            warnings.warn(at.damage(source, row), StoreWarning, stacklevel=2)
-        rows[~intact] = np.nan
-        return rows, intact
-
-    def view(self, keys: Keys | None = None) -> View:
-        """Return an array-like of rows that reads them only when they are asked for.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 16), uint8, or sequence of bytes of length 16, optional
-            Rows and their order; by default all rows, in the order of `keys()`.
-
-        Returns
-        -------
-        view : View
-
-        Raises
-        ------
-        KeyError
-            If a key has no row.
-        """
-        keys = self.keys() if keys is None else as_keys(keys)
-        with self._lock:
-            sources = self._sources()
-        located = at.locate_all(sources, keys)
-
-        def read(positions: NDArray[np.int64]) -> NDArray[Any]:
-            where = Located(located.source[positions], located.row[positions])
-            return at.read_rows(sources, keys[positions], where, self.space)
-
-        return View(keys, self.space, lambda: np.lexsort((located.row, located.source)), read)
 
     def refresh(self) -> None:
         """See what other writers have flushed or sealed since.
@@ -272,7 +146,8 @@ class FeatureStore:
         ----------
         keys : ndarray of shape (n, 16), uint8, or sequence of bytes of length 16
         rows : array-like of shape (n, dim)
-            Converted to the dtype of the space. A key that is here already gets the new row.
+            Rounded to the dtype of the space, as `pyfeat.ops.quantize_rows` does; an int8 row that
+            holds NaN or infinity comes back as NaN. A key that is here already gets the new row.
 
         Raises
         ------
@@ -283,16 +158,17 @@ class FeatureStore:
             then, whole and right.
         """
         keys = as_keys(keys)
-        values = np.ascontiguousarray(rows, dtype=self.space.dtype)
+        values = np.asarray(rows, self.space.numpy_dtype)
         if values.shape != (len(keys), self.space.dim):
             raise ValueError(
                 f"rows must have shape {(len(keys), self.space.dim)}, got {values.shape}"
             )
+        raw = encode(values, self.space.dtype)
         with self._lock:
             if self.mode == "r" or self._closed:
                 state = "mode='r'" if self.mode == "r" else "a closed store"
                 raise StoreError(f"{self.path} must be open with mode='a' to put rows, got {state}")
-            if len(keys) and self._writer.append(keys, values):
+            if len(keys) and self._writer.append(keys, raw):
                 self.refresh()
 
     def flush(self) -> None:
@@ -339,8 +215,7 @@ class FeatureStore:
 
     def files(self) -> Iterable[str]:
         """Return the paths of the segments and tails that are read, newest first."""
-        with self._lock:
-            return [s.path for s in self._sources()]
+        return [s.path for s in self._sources()]
 
 
 def _reopen(path: str, space: Space, mode: Literal["a", "r"], segment_bytes: int) -> FeatureStore:

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from pyfeat._identity import Space
 from pyfeat._model_file import replace_file
 from pyfeat.store._items import Item, damaged_line, item_line, parse_item
-from pyfeat.store._layout import ITEMS, create_space, create_store, files, new_id, space_folder
+from pyfeat.store._layout import (
+    ITEMS,
+    as_store_error,
+    create_space,
+    create_store,
+    files,
+    new_id,
+    space_folder,
+)
 
 # Lines of one file. Fewer are written when the last piece is a twentieth of the job's time ago.
 PIECE = 10_000
@@ -91,7 +99,7 @@ class ItemLog:
 
         Raises
         ------
-        OSError
+        StoreError
             If the disk refuses. What was noted is written with the next piece.
         """
         self._written = time.monotonic()
@@ -99,7 +107,8 @@ class ItemLog:
         if fresh:
             create_store(self._root)
             folder = create_space(self._root, self._space)
-            replace_file(folder / f"{new_id()}{ITEMS}", b"\n".join(fresh) + b"\n")
+            with as_store_error("write the list of inputs", folder):
+                replace_file(folder / f"{new_id()}{ITEMS}", b"\n".join(fresh) + b"\n")
         self._new.clear()
         self._new_names.clear()
 

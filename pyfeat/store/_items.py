@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyfeat._identity import Space, canonical_json
+from pyfeat._identity import KEY_BYTES, Space, canonical_json
 from pyfeat.errors import StoreWarning
 from pyfeat.store._layout import ITEMS, files, space_folder
 
@@ -74,9 +74,17 @@ def parse_item(line: bytes) -> Item | None:
         value = json.loads(line)
         key = bytes.fromhex(value["key"]) if "key" in value else None
         item = Item(value["name"], key, value.get("reason"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return item if (key is None) == (item.reason is not None) else None
+    return item if _is_whole(item) else None
+
+
+def _is_whole(item: Item) -> bool:
+    if not isinstance(item.name, str):
+        return False
+    if item.key is None:
+        return isinstance(item.reason, str)
+    return item.reason is None and len(item.key) == KEY_BYTES
 
 
 def damaged_line(file: Path, number: int) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import secrets
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
+from pyfeat import _core
 from pyfeat._identity import Space, canonical_json
 from pyfeat._model_file import make_folder, replace_file
 from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
@@ -24,10 +27,13 @@ ITEMS = ".items.jsonl"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"
 TAIL_HEADER_BYTES = 64
+MAX_ROW_BYTES = 2**32 - 1  # a tail's header has 32 bits for it
 # A hidden tail this old was left behind: its writer gives it its name within microseconds.
 ABANDONED_SECONDS = 60
 
-SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16"}
+SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+SCALE_BYTES = {"float32": 0, "float16": 0, "bfloat16": 0, "int8": 4}
 
 
 def new_id(token: str | None = None) -> str:
@@ -44,15 +50,29 @@ def token_of(name: str) -> str:
     return name.partition(".")[0].rpartition("-")[2]
 
 
+@contextmanager
+def as_store_error(what: str, path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a StoreError that names what was tried, and on what."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            error.errno or errno.EIO, f"cannot {what} ({error.strerror})", str(path)
+        ) from None
+
+
 def check_store(root: Path) -> None:
     """Raise `StoreError` unless `root` is a store this version can read."""
     marker = root / MARKER
     if not marker.is_file():
         raise StoreError(f"path must be a feature store, got {str(root)!r}: it has no {MARKER}")
     try:
-        value = json.loads(marker.read_text())
+        with as_store_error("read the marker of a store", marker):
+            value = json.loads(marker.read_bytes())
         form, version = value["format"], value["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptStoreError(f"{marker}: not the marker of a store ({error})") from None
     if form != FORMAT or version != VERSION:
         raise StoreError(f"{marker}: must be {FORMAT} version {VERSION}, got {form} {version}")
@@ -61,7 +81,9 @@ def check_store(root: Path) -> None:
 def create_store(root: Path) -> None:
     """Make `root` a store if it is an empty or missing folder; leave an existing store alone."""
     marker = root / MARKER
-    try:
+    with as_store_error("make a store", root):
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"path must be a folder, got the file {str(root)!r}")
         if not marker.exists():
             make_folder(root)
             # Two writers may begin at once: what the other one has made by now is not foreign.
@@ -76,18 +98,12 @@ def create_store(root: Path) -> None:
                     f"which holds {foreign[0]!r}"
                 )
             replace_file(marker, canonical_json({"format": FORMAT, "version": VERSION}).encode())
-    except FileExistsError:
-        raise StoreError(f"path must be a folder, got the file {str(root)!r}") from None
-    except (PermissionError, NotADirectoryError) as error:
-        raise StoreError(
-            error.errno, f"cannot make a store ({error.strerror})", str(root)
-        ) from None
     check_store(root)
 
 
 def row_bytes(space: Space) -> int:
-    """Return the size of one stored row."""
-    return space.dim * np.dtype(space.dtype).itemsize
+    """Return the size of one stored row, its scale included."""
+    return SCALE_BYTES[space.dtype] + space.dim * ITEM_BYTES[space.dtype]
 
 
 def space_folder(root: Path, space: Space) -> Path:
@@ -99,9 +115,10 @@ def create_space(root: Path, space: Space) -> Path:
     """Make the folder of a space and return it."""
     folder = space_folder(root, space)
     path, content = folder / SPACE, space.to_json().encode()
-    if not path.exists() or path.read_bytes() != content:  # missing, or damaged and mended here
-        make_folder(folder)
-        replace_file(path, content)
+    with as_store_error("write to the store", folder):
+        if not path.exists() or path.read_bytes() != content:  # missing, or damaged: mended here
+            make_folder(folder)
+            replace_file(path, content)
     return folder
 
 
@@ -133,18 +150,39 @@ def read_space(folder: Path) -> Space:
     """
     path = folder / SPACE
     try:
-        space = Space.from_json(path.read_text())
-    except (ValueError, KeyError, TypeError) as error:
+        with as_store_error("read the description of a space", path):
+            space = Space.from_json(path.read_text())
+        fingerprint = space.fingerprint
+        if type(space.dim) is not int or row_bytes(space) > MAX_ROW_BYTES:
+            raise ValueError(f"{space.dim} is no number of columns")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptStoreError(f"{path}: not the description of a space ({error})") from None
-    if space.fingerprint[:32] != folder.name:
+    if fingerprint[:32] != folder.name:
         raise CorruptStoreError(
-            f"{path}: its fingerprint is {space.fingerprint[:32]}, not the name of its folder"
+            f"{path}: its fingerprint is {fingerprint[:32]}, not the name of its folder"
         )
     return space
+
+
+def sync_folders_above(folder: Path) -> None:
+    """Return when the names of a space's folder and of its store are on the disk.
+
+    Another process may have made them just now and not have synced them yet.
+    """
+    _core.sync_folder_of(os.fsencode(folder))
+    _core.sync_folder_of(os.fsencode(folder.parent))
+    try:
+        _core.sync_folder_of(os.fsencode(folder.parents[1]))
+    except StoreError as error:
+        if error.errno != errno.EACCES:  # a folder that may be entered, and not be listed
+            raise
 
 
 def files(folder: Path, suffix: str) -> list[Path]:
     """Return the files of one kind, newest first."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.name.endswith(suffix)), reverse=True)
+    with os.scandir(folder) as entries:
+        # Only files: to open a pipe of such a name would wait for ever.
+        names = [e.name for e in entries if e.name.endswith(suffix) and e.is_file()]
+    return [folder / name for name in sorted(names, reverse=True)]

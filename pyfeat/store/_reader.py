@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyfeat._core import Segment, Tail
+from pyfeat._core import Segment, SegmentIndex, Tail
 from pyfeat._identity import Space
 from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store._segment_file import open_segment
-from pyfeat.store._sources import Source
+from pyfeat.store._sources import Sources
 
 
 class Reader:
@@ -30,13 +30,14 @@ class Reader:
         self._folder = folder
         self._space = space
         self._segments: dict[str, Segment] = {}
+        self._index = SegmentIndex([])
         self._tails: dict[str, Tail] = {}
         self._damaged: set[str] = set()
 
-    def sources(self, own: Sequence[Tail]) -> list[Source]:
+    def sources(self, own: Sequence[Tail]) -> Sources:
         """Return where rows lie, newest first; `own` are the tails this process wrote."""
         tails = [self._tails[name] for name in sorted(self._tails, reverse=True)]
-        return [*own, *tails, *self._segments.values()]
+        return Sources([*own, *tails], list(self._segments.values()), self._index)
 
     def refresh(self, own: Sequence[Tail]) -> None:
         """See what was flushed and sealed since.
@@ -55,6 +56,8 @@ class Reader:
             known = self._segments.get(path.name) or self._open_segment(path)
             if known is not None:
                 segments[path.name] = known
+        if segments != self._segments:
+            self._index = SegmentIndex(list(segments.values()))
         self._segments = segments
         sealed = {layout.token_of(name) for name in segments}
         self._tails = {
@@ -68,6 +71,8 @@ class Reader:
         try:
             return open_segment(path, self._space)
         except StoreError as error:
+            if error.errno == errno.ENOENT:  # removed just now
+                return None
             self._damaged.add(path.name)
             warnings.warn(f"a segment is left out: {error}", StoreWarning, stacklevel=5)
             return None

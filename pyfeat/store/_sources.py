@@ -11,13 +11,35 @@ from numpy.typing import NDArray
 
 from pyfeat import _core
 from pyfeat._config import num_threads
-from pyfeat._core import Segment, Tail
+from pyfeat._core import Segment, SegmentIndex, Tail
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import CorruptStoreError
+from pyfeat.store._encoding import ITEM, decode
+from pyfeat.store._layout import row_bytes
 
 Source = Segment | Tail
 
 _KEY = np.dtype(f"V{KEY_BYTES}")
+
+
+class Sources(list[Source]):
+    """Files that rows lie in, newest first, tails before segments.
+
+    Parameters
+    ----------
+    tails : sequence of Tail
+    segments : sequence of Segment
+    index : SegmentIndex
+        Of those segments, in that order.
+    """
+
+    def __init__(
+        self, tails: Sequence[Tail], segments: Sequence[Segment], index: SegmentIndex
+    ) -> None:
+        super().__init__([*tails, *segments])
+        self.tails = list(tails)
+        self.segments = list(segments)
+        self.lookups = index
 
 
 @dataclass(frozen=True)
@@ -40,11 +62,11 @@ class Located:
         return self.source >= 0
 
 
-def locate(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
-    """Return the newest place of every key; `sources` are newest first, tails before segments."""
-    tails, segments = _by_kind(sources)
+def locate(sources: Sources, keys: NDArray[np.uint8]) -> Located:
+    """Return the newest place of every key."""
+    tails = sources.tails
     if not tails:
-        return Located(*_core.locate(segments, keys, num_threads()))
+        return Located(*sources.lookups.locate(keys, num_threads()))
     source = np.full(len(keys), -1, np.int64)
     row = np.full(len(keys), -1, np.int64)
     open_positions = np.arange(len(keys))
@@ -54,15 +76,15 @@ def locate(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
         source[open_positions[hit]] = number
         row[open_positions[hit]] = rows[hit]
         open_positions = open_positions[~hit]
-    if segments and len(open_positions):
-        numbers, rows = _core.locate(segments, keys[open_positions], num_threads())
+    if sources.segments and len(open_positions):
+        numbers, rows = sources.lookups.locate(keys[open_positions], num_threads())
         source[open_positions] = np.where(numbers < 0, -1, numbers + len(tails))
         row[open_positions] = rows
     return Located(source, row)
 
 
 def gather(
-    sources: Sequence[Source],
+    sources: Sources,
     keys: NDArray[np.uint8],
     located: Located,
     space: Space,
@@ -72,34 +94,65 @@ def gather(
 
     Returns
     -------
-    rows : ndarray of shape (n, dim), `dtype` or that of the space
+    rows : ndarray of shape (n, dim), `dtype`, or float32, or float16 where the space says so
         Rows of keys that are nowhere hold anything.
     damaged : list of (position, source, row)
         Rows that fail their checksum.
     """
-    tails, segments = _by_kind(sources)
-    rows = np.empty((len(keys), space.dim), space.dtype if dtype is None else dtype)
+    rows = np.empty((len(keys), space.dim), space.numpy_dtype if dtype is None else dtype)
+    out = rows.view(np.uint8).reshape(len(keys), space.dim * rows.itemsize)
+    as_they_are = rows.dtype.name == space.dtype
+    return rows, _gather(sources, keys, located, space, None if as_they_are else rows, out)
+
+
+def gather_raw(
+    sources: Sources, keys: NDArray[np.uint8], located: Located, space: Space
+) -> tuple[NDArray[np.uint8], list[tuple[int, Source, int]]]:
+    """Read the rows of located keys as a tail has them: what `Writer.append` takes.
+
+    Returns
+    -------
+    raw : ndarray of shape (n, row bytes), uint8
+        Rows of keys that are nowhere hold anything.
+    damaged : list of (position, source, row)
+        Rows that fail their checksum.
+    """
+    raw = np.empty((len(keys), row_bytes(space)), np.uint8)
+    return raw, _gather(sources, keys, located, space, None, raw)
+
+
+def _gather(
+    sources: Sources,
+    keys: NDArray[np.uint8],
+    located: Located,
+    space: Space,
+    decoded: NDArray[Any] | None,
+    out: NDArray[np.uint8],
+) -> list[tuple[int, Source, int]]:
+    """Fill `out`, the bytes of `decoded` where rows are to be decoded; return what is damaged."""
+    tails, segments = sources.tails, sources.segments
     damaged: list[tuple[int, Source, int]] = []
     if segments:
         numbers = located.source - len(tails) if tails else located.source
-        out = rows.view(np.uint8).reshape(len(keys), space.dim * rows.itemsize)
-        widen = rows.dtype != space.dtype
-        bad = _core.gather(segments, keys, numbers, located.row, out, widen, num_threads())
+        item, decodes = ITEM[space.dtype], decoded is not None
+        bad = _core.gather(segments, keys, numbers, located.row, out, item, decodes, num_threads())
         damaged += [(int(i), segments[numbers[i]], int(located.row[i])) for i in bad]
     for number, tail in enumerate(tails):
         positions = np.flatnonzero(located.source == number)
         if not len(positions):
             continue
         where = located.row[positions]
-        part = np.empty((len(positions), space.dim), space.dtype)
-        out = part.view(np.uint8).reshape(len(positions), space.dim * part.itemsize)
-        bad = tail.gather(keys[positions], where, np.arange(len(positions)), out, num_threads())
-        rows[positions] = part
+        raw = np.empty((len(positions), row_bytes(space)), np.uint8)
+        bad = tail.gather(keys[positions], where, np.arange(len(positions)), raw, num_threads())
+        if decoded is None:
+            out[positions] = raw
+        else:
+            decoded[positions] = decode(raw, space.dtype)
         damaged += [(int(positions[i]), tail, int(where[i])) for i in bad]
-    return rows, damaged
+    return damaged
 
 
-def locate_all(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
+def locate_all(sources: Sources, keys: NDArray[np.uint8]) -> Located:
     """Return the newest place of every key.
 
     Raises
@@ -116,7 +169,7 @@ def locate_all(sources: Sequence[Source], keys: NDArray[np.uint8]) -> Located:
 
 
 def read_rows(
-    sources: Sequence[Source],
+    sources: Sources,
     keys: NDArray[np.uint8],
     located: Located,
     space: Space,
@@ -138,11 +191,6 @@ def read_rows(
 def damage(source: Source, row: int) -> str:
     """Return where a damaged row lies, as a sentence."""
     return f"{source.path}, byte {source.offset(row)}: the row fails its checksum"
-
-
-def _by_kind(sources: Sequence[Source]) -> tuple[list[Tail], list[Segment]]:
-    tails = [s for s in sources if isinstance(s, Tail)]
-    return tails, [s for s in sources if isinstance(s, Segment)]
 
 
 def as_keys(keys: Any) -> NDArray[np.uint8]:

@@ -25,6 +25,7 @@ class View:
     ----------
     shape : tuple of (n, d)
     dtype : numpy dtype
+        float16 where the rows are stored so, else float32.
     space : Space
         What makes these rows comparable with others.
     keys : ndarray of shape (n, 16), uint8
@@ -47,7 +48,7 @@ class View:
         self.keys = keys
         self.space = space
         self.shape = (len(keys), space.dim)
-        self.dtype = np.dtype(space.dtype)
+        self.dtype = space.numpy_dtype
         self._order_of_storage = storage_order
         self._read = read
 

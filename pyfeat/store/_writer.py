@@ -41,6 +41,7 @@ class Writer:
         self._bytes = 0
         # Tails that take no more rows, oldest first: full ones, and those a write has failed on.
         self._waiting: list[Tail] = []
+        self._folders_are_synced = False
         self._owner = os.getpid()
 
     def tails(self) -> list[Tail]:
@@ -112,7 +113,8 @@ class Writer:
     def _seal_waiting(self) -> bool:
         sealed = False
         while self._waiting:
-            self._finish(self._waiting[0])
+            tail = self._waiting[0]
+            self._finish(tail, keep=self._has_damage(tail, tail.read_again()))
             self._waiting.pop(0)
             sealed = True
         return sealed
@@ -134,7 +136,8 @@ class Writer:
         StoreWarning
             If a record is damaged (names path and offset), or a tail has another version.
         """
-        for path in layout.files(self._folder, layout.TAIL):
+        # Oldest first: of several rows of one key the newest must be sealed last.
+        for path in reversed(layout.files(self._folder, layout.TAIL)):
             tail = self._adopt(path)
             if tail is not None:
                 self._recover_one(path, tail)
@@ -147,13 +150,13 @@ class Writer:
             if time.time() - path.stat().st_mtime > layout.ABANDONED_SECONDS:
                 Tail.discard(os.fsencode(path))
         except OSError as error:
-            _pass_if_gone(error)
+            _pass_if_not_ours(error)
 
     def _adopt(self, path: Path) -> Tail | None:
         try:
             return Tail.adopt(os.fsencode(path), layout.row_bytes(self._space))
         except StoreError as error:
-            _pass_if_gone(error)
+            _pass_if_not_ours(error)
             return None
 
     def _recover_one(self, path: Path, tail: Tail) -> None:
@@ -161,10 +164,13 @@ class Writer:
         if version not in (0, layout.VERSION):
             _warn(f"{path}: must have version {layout.VERSION}, got {version}; it is left alone")
             return
-        offsets = tail.damaged_offsets()
+        self._finish(tail, keep=self._has_damage(tail, tail.damaged_offsets()))
+
+    @staticmethod
+    def _has_damage(tail: Tail, offsets: list[int]) -> bool:
         for offset in offsets:
-            _warn(f"{path}, byte {offset}: a record fails its checksum and is left out")
-        self._finish(tail, keep=bool(offsets))
+            _warn(f"{tail.path}, byte {offset}: a record fails its checksum and is left out")
+        return bool(offsets)
 
     def _sealed_as(self, tail: Path) -> Path | None:
         """Return the segment that a tail was sealed into, if there is one."""
@@ -181,6 +187,9 @@ class Writer:
 
     def _own_tail(self) -> Tail:
         if self._tail is None:
+            if not self._folders_are_synced:
+                layout.sync_folders_above(self._folder)
+                self._folders_are_synced = True
             path = self._folder / f"{layout.new_id()}{layout.TAIL}"
             fingerprint = np.frombuffer(bytes.fromhex(self._space.fingerprint), np.uint8)
             self._tail = Tail.create(os.fsencode(path), layout.row_bytes(self._space), fingerprint)
@@ -196,9 +205,10 @@ class Writer:
         seal(tail, target, dtype, self._space.dim, self._space.fingerprint, aside)
 
 
-def _pass_if_gone(error: OSError) -> None:
-    # Sealed by its writer, or recovered by somebody else, just now.
-    if error.errno != errno.ENOENT:
+def _pass_if_not_ours(error: OSError) -> None:
+    # Sealed by its writer or recovered by somebody else just now; or of a user whose files we may
+    # only read, as every file is where nothing may be written.
+    if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS):
         raise error
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 
 from pyfeat import Space
 from pyfeat.backbones import Backbone, load_backbone
-from pyfeat.backbones._backbone import as_rows
+from pyfeat.backbones._tap import as_rows
 from pyfeat.ops import Preprocessing
 
 SMALL = Preprocessing(resize=36, crop=32, interpolation="bilinear")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pyfeat.backbones import ENGINES, Backbone, Tokenization, check_engine, load_backbone
-from pyfeat.backbones._cuda_graphs import bucket_size, fill_up
+from pyfeat.backbones import (
+    ENGINES,
+    Backbone,
+    Tokenization,
+    _engine_onnxruntime,
+    check_engine,
+    load_backbone,
+)
+from pyfeat.backbones._cuda_graphs import CudaGraphs, bucket_size, fill_up
 from pyfeat.backbones._modality import normalised
 from pyfeat.errors import BackendError
 from pyfeat.ops import Preprocessing, preprocess
@@ -221,6 +229,18 @@ print(ENGINES[{package!r}].refuses("fp32", torch.device("cpu")))
     assert "is not installed: pip install" in run.stdout
 
 
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_a_network_is_not_exported_without_the_packages_for_it(
+    exact: Backbone, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_unless_it_runs("onnxruntime", "fp32")
+    monkeypatch.setattr(
+        _engine_onnxruntime, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+    with pytest.raises(BackendError, match=f"{package} is not installed, which exports networks"):
+        exact.with_engine("onnxruntime", "fp32")
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     skip_unless_it_runs("openvino", "int8")
@@ -282,6 +302,36 @@ def test_int8_needs_inputs(exact: Backbone, cache: Path) -> None:
 @pytest.mark.parametrize(("n", "size"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 16), (128, 128)])
 def test_sizes_of_recorded_batches_are_powers_of_two(n: int, size: int) -> None:
     assert bucket_size(n) == size
+
+
+class _Noted(CudaGraphs):
+    """Notes what would be recorded, and records nothing."""
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> None:
+        noted.append(tuple(inputs[0].shape))
+
+
+noted: list[tuple[int, ...]] = []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "recorded"),
+    [
+        ([torch.zeros(2, 3, 8, 8)], [(2, 3, 8, 8)]),
+        ([torch.ones(2, 12, dtype=torch.int64)], [(2, 12)]),
+        ([torch.zeros(2, 700)], []),
+        ([torch.zeros(2, 700), torch.zeros(2, 701), torch.zeros(2, 702)], []),
+        ([torch.zeros(2, 700), torch.zeros(2, 701), torch.zeros(2, 700)], [(2, 700)]),
+    ],
+)
+def test_lengths_of_recordings_are_recorded_when_they_come_again(
+    inputs: list[Tensor], recorded: list[tuple[int, ...]]
+) -> None:
+    noted.clear()
+    graphs = _Noted(lambda batch: batch[0].flatten(1))
+    for batch in inputs:
+        assert torch.equal(graphs((batch,)), batch.flatten(1))
+    assert noted == recorded
 
 
 def test_a_filled_batch_begins_with_its_inputs() -> None:

@@ -37,8 +37,8 @@ KINDS = {
     "wav2vec2-conformer": "Wav2Vec2Conformer",
     "wavlm": "WavLM",
 }
-# float32: 64 eps sqrt(n) for the n = 16000 samples that a state and its mean are sums over.
-TOLERANCE = 64 * float(np.finfo(np.float32).eps) * 16_000**0.5
+# Sums in float32, in another order: both are within 2e-6 of a forward pass in float64.
+TOLERANCE = 1e-5
 
 
 def saved(folder: Path, kind: str = "wav2vec2", *, do_normalize: bool = True) -> str:
@@ -125,8 +125,8 @@ def test_settings_of_the_network_are_part_of_its_identity(tmp_path: Path) -> Non
 
 
 def test_model_of_spectrograms_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    transformers.WhisperConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"got 'whisper': for another one pass an nn\.Module"):
+    transformers.Wav2Vec2BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"got 'wav2vec2-bert': for another one pass an nn"):
         load_backbone(f"hf/{tmp_path}", device="cpu")
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pyfeat import FeatureExtractor
-from pyfeat.backbones import Backbone, load_backbone
+from pyfeat._identity import are_joint
+from pyfeat.backbones import ENGINES, Backbone, load_backbone
 from pyfeat.ops import preprocess
 from tests.towers import LENGTH, SIDE, save_towers, their_tokens
 
@@ -175,3 +176,19 @@ def test_both_towers_run_in_the_precision_that_was_asked_for(towers, photos) -> 
         assert (rows * other).sum(axis=1).min() > 0.99
         assert not np.array_equal(rows, other)
     assert fast.get_text_space().parts["precision"] == "bf16"
+
+
+def test_texts_stay_in_float32_beside_images_in_int8(towers, photos, tmp_path, monkeypatch) -> None:
+    if (why := ENGINES["openvino"].refuses("int8", torch.device("cpu"))) is not None:
+        pytest.skip(why)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    exact = extractor(towers[1])
+    int8 = extractor(towers[1], engine="openvino", precision="int8")
+    images, texts = int8.transform(photos), int8.transform_text(TEXTS)
+    assert int8.space_.parts["precision"].startswith("int8:")
+    assert int8.get_text_space() == exact.get_text_space()
+    np.testing.assert_array_equal(texts, exact.transform_text(TEXTS))
+    assert are_joint(int8.space_, int8.get_text_space())
+    # Of 8 bits each product keeps 2^-8 at worst; a few tens of them lie behind each other.
+    cosine = (images * exact.transform(photos)).sum(axis=1)
+    assert cosine.min() > 0.95

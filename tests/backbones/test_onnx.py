@@ -366,6 +366,18 @@ def test_openvino_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert close(load(path)(images()), wanted)
 
 
+def test_onnxruntime_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyfeat.backbones import _engine_onnxruntime, _onnx_runtimes
+
+    path = save(tmp_path / "net.onnx", "class")
+    wanted = load(path)(images())
+    found = {"onnxruntime": find_spec("onnxruntime")}
+    for module in (_onnx_runtimes, _engine_onnxruntime):
+        monkeypatch.setattr(module, "find_spec", found.get)
+    _load_named.cache_clear()
+    assert close(load(path).with_engine("onnxruntime", "fp32")(images()), wanted)
+
+
 def test_a_model_on_a_file_asks_for_it_again(tmp_path: Path) -> None:
     path = save(tmp_path / "net.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pyfeat.backbones import load_backbone
-from pyfeat.backbones._backbone import as_rows
+from pyfeat.backbones._tap import as_rows
 from pyfeat.backbones._torchvision import drop_classifier, load_torchvision, preprocessing_of
 
 models = pytest.importorskip("torchvision.models")

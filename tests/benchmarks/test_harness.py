@@ -65,6 +65,13 @@ def test_answer_may_be_computed_when_the_case_runs(harness):
     assert harness.measure(case, rounds=1)[0]["error"] == 0.0
 
 
+def test_what_clears_up_is_called_after_every_call_of_its_contestant(harness):
+    done: list[str] = []
+    run = lambda: done.append("run") or 2.0  # noqa: E731
+    measure(harness, harness.Contestant("files", run, after=lambda: done.append("after")))
+    assert done == ["run", "after"] * (len(done) // 2)
+
+
 def test_skipped_contestant_keeps_its_row_and_reason(harness):
     skipped, right = measure(
         harness,

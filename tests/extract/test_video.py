@@ -243,6 +243,17 @@ def test_settings_out_of_range_are_refused(settings, message) -> None:
         extractor(SmallBackbone(), **settings).fit()
 
 
+@pytest.mark.parametrize(
+    ("container", "codec", "pixels", "known"),
+    [("matroska", "ffv1", "bgr0", b"V_FFV1"), ("avi", "mpeg4", "yuv420p", b"FMP4")],
+)
+def test_codec_that_is_not_known_is_named(rng, container, codec, pixels, known) -> None:
+    content = encode(movie(rng, 6), container, codec, pixels)
+    assert known in content
+    with pytest.raises(InputError, match=r"^clip: its codec is not known$"):
+        decode_frames(content.replace(known, known[:2] + b"Q" * (len(known) - 2)), 2, "clip")
+
+
 def test_frames_go_through_the_preprocessing_of_images(rng) -> None:
     frames = movie(rng, 2)
     flat = extractor(torch.nn.Flatten(), frames=2).transform([encode(frames)])

@@ -12,8 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pyfeat import FeatureExtractor
 from pyfeat.backbones import Tokenization, _load
 from pyfeat.backbones._pretrained import Pretrained
+from pyfeat.ops import Preprocessing
+
+SMALL = Preprocessing(resize=36, crop=32, interpolation="bilinear")
+
+
+def pooled_colours() -> FeatureExtractor:
+    """Mean colour of each of 64 tiles: a backbone without weights."""
+    return FeatureExtractor(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), preprocessing=SMALL, device="cpu"
+    )
 
 
 @pytest.fixture

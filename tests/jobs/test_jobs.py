@@ -10,25 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import clone
-from torch import nn
 
 from pyfeat import FeatureExtractor, FeatureStore
 from pyfeat.errors import SpaceError, StoreWarning
 from pyfeat.heads import LogisticHead
 from pyfeat.jobs import build_index, extract, fit, predict, search_index
 from pyfeat.jobs._predict import extractor_of
-from pyfeat.ops import Preprocessing
 from pyfeat.store import read_items, verify
+from tests.jobs.conftest import pooled_colours
 from tests.towers import save_towers
-
-SMALL = Preprocessing(resize=36, crop=32, interpolation="bilinear")
-
-
-def pooled_colours() -> FeatureExtractor:
-    """Mean colour of each of 64 tiles: a backbone without weights."""
-    return FeatureExtractor(
-        nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), preprocessing=SMALL, device="cpu"
-    )
 
 
 def test_every_input_is_counted_once(class_folders: Path, tmp_path: Path) -> None:

@@ -63,9 +63,9 @@ def test_float16_rows_are_got_as_float32(tmp_path: Path, sealed: bool) -> None:
     np.testing.assert_array_equal(got, rows.astype(np.float32))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int8", "float16"])
+@pytest.mark.parametrize("dtype", ["float64", "int8", "float16", "bfloat16"])
 def test_get_refuses_another_dtype(tmp_path: Path, space: Space, dtype: str) -> None:
-    with pytest.raises(ValueError, match=f"dtype must be float32 or float32, got {dtype}"):
+    with pytest.raises(ValueError, match=f"dtype must be float32, got {dtype}"):
         FeatureStore(tmp_path, space).get([], dtype=dtype)
 
 

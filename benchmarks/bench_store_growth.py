@@ -1,0 +1,179 @@
+"""What a row costs in a store of 10,000 to 10,000,000: appended, looked up, read; and to open it.
+
+Rows are synthetic, 32 float16 each, so that the largest store is 1 GB; its segments hold as many
+rows as those of 384 float16 do when they are full, so that there are as many of them. Files lie in
+the page cache. The calls are those of a job: 256 rows appended at a time, 4,096 keys asked for or
+read at a time. `plot_store_growth.py` draws the result.
+
+Memory is what opening and asking add to the process beyond the mapped files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Case, Contestant
+
+from pyfeat import FeatureStore, Space
+from pyfeat._config import num_threads
+
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+QUICK = 2  # sizes
+DIM, SEGMENT_ROWS = 32, (256 << 20) // (384 * 2)
+SPACE = Space(DIM, "float16")
+BATCH, APPENDED, ASKED = 256, 10_240, 4096
+MOST_MEMORY = 64.0  # MiB
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    folder = Path(tempfile.mkdtemp(prefix="pyfeat-bench-"))
+    try:
+        for n in SIZES[:QUICK] if quick else SIZES:
+            path = folder / str(n)
+            fill(path, n)
+            yield open_case(path, n)
+            yield memory_case(path, n)
+            store = FeatureStore(path, SPACE, mode="r")
+            yield find_case(store, n)
+            yield read_case(store, n)
+            yield append_case(path, n)
+            del store
+            shutil.rmtree(path)
+    finally:
+        shutil.rmtree(folder)
+
+
+def keys_of(begin: int, n: int) -> np.ndarray:
+    """Return keys number `begin` and on: any of them, without all of them in memory."""
+    numbers = np.arange(begin, begin + n, dtype=np.uint64)[:, None] * np.uint64(2)
+    numbers = numbers + np.arange(2, dtype=np.uint64)
+    # splitmix64, whose outputs for different numbers differ
+    mixed = numbers * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return (mixed ^ (mixed >> np.uint64(31))).view(np.uint8).reshape(n, 16)
+
+
+def rows_of(keys: np.ndarray) -> np.ndarray:
+    """Return rows that say whose they are: the bytes of the key, as numbers, twice."""
+    return np.concatenate([keys, keys], axis=1).astype(np.float16)
+
+
+def fill(path: Path, n: int) -> None:
+    size = SEGMENT_ROWS * DIM * 2
+    with FeatureStore(path, SPACE, segment_bytes=size) as store:
+        for begin in range(0, n, SEGMENT_ROWS // 8):
+            keys = keys_of(begin, min(SEGMENT_ROWS // 8, n - begin))
+            store.put(keys, rows_of(keys))
+
+
+def count_wrong(found: Any, right: np.ndarray) -> float:
+    return float((np.asarray(found) != right).sum())
+
+
+def open_case(path: Path, n: int) -> Case:
+    def run() -> FeatureStore:
+        return FeatureStore(path, SPACE, mode="r")
+
+    asked = keys_of(n - 100, 100)
+    return Case(
+        name=f"open a store of {n} rows",
+        contestants=[Contestant("pyfeat cpp", run)],
+        expected=np.ones(100, bool),
+        error=lambda store, right: count_wrong(store.contains(asked), right),
+        unit="wrong answers",
+        threads=num_threads(),
+    )
+
+
+def memory_case(path: Path, n: int) -> Case:
+    asked = keys_of(n // 2, max(n // 8, ASKED))
+    kept: list[FeatureStore] = []
+
+    def run() -> float:
+        before = memory()
+        kept.append(FeatureStore(path, SPACE, mode="r"))
+        for begin in range(0, len(asked), ASKED):
+            kept[-1].contains(asked[begin : begin + ASKED])
+        return memory() - before
+
+    return Case(
+        name=f"open and ask for {len(asked)} keys of {n}",
+        contestants=[Contestant("pyfeat cpp", run, bound=MOST_MEMORY, after=kept.clear)],
+        expected=0.0,
+        error=lambda used, _: used,
+        unit="MiB beyond the page cache",
+        items=len(asked),
+        threads=num_threads(),
+    )
+
+
+def memory() -> float:
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"RssAnon:\s*(\d+) kB", status)
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def find_case(store: FeatureStore, n: int) -> Case:
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 2 * n, ASKED)  # half of them are there
+    asked = np.concatenate([keys_of(int(i), 1) for i in numbers])
+    return Case(
+        name=f"look up {ASKED} keys in {n} rows",
+        contestants=[Contestant("pyfeat cpp", lambda: store.contains(asked))],
+        expected=numbers < n,
+        error=count_wrong,
+        unit="wrong answers",
+        items=ASKED,
+        threads=num_threads(),
+    )
+
+
+def read_case(store: FeatureStore, n: int) -> Case:
+    numbers = np.random.default_rng(1).integers(0, n, ASKED)
+    asked = np.concatenate([keys_of(int(i), 1) for i in numbers])
+    return Case(
+        name=f"read {ASKED} rows of {n}",
+        contestants=[Contestant("pyfeat cpp", lambda: store.get(asked))],
+        expected=rows_of(asked),
+        error=count_wrong,
+        unit="numbers that differ",
+        items=ASKED,
+        bytes=ASKED * DIM * 4,
+        threads=num_threads(),
+    )
+
+
+def append_case(path: Path, n: int) -> Case:
+    """Return puts into a store of n rows; they are left unsealed, and taken away again."""
+    keys = keys_of(4 * n, APPENDED)
+    rows = rows_of(keys)
+    opened = [FeatureStore(path, SPACE)]
+
+    def run() -> FeatureStore:
+        for begin in range(0, APPENDED, BATCH):
+            opened[0].put(keys[begin : begin + BATCH], rows[begin : begin + BATCH])
+        return opened[0]
+
+    def after() -> None:
+        for tail in path.rglob("*.tail"):
+            os.truncate(tail, 64)  # its header; whoever opens the store next removes it
+        opened.clear()
+        opened.append(FeatureStore(path, SPACE))
+
+    return Case(
+        name=f"append {APPENDED} rows to {n}",
+        contestants=[Contestant("pyfeat cpp", run, after=after)],
+        expected=rows,
+        error=lambda store, right: count_wrong(store.get(keys), right),
+        unit="numbers that differ",
+        items=APPENDED,
+        bytes=APPENDED * DIM * 2,
+    )

@@ -1,0 +1,178 @@
+"""What files held when they were last read: their keys by path, size and time of change."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from pyfeat._config import num_threads
+from pyfeat._core import stat_files
+from pyfeat._identity import KEY_BYTES, Space
+from pyfeat.store._feature_store import FeatureStore
+from pyfeat.store._layout import space_folder
+
+MEMO = "memo"
+# A file changed within this time before it was looked at may change once more and keep its time.
+SETTLED_NS = 2_000_000_000
+# About a million files a segment: the keys of a tail are held in memory.
+_SEGMENT_BYTES = 32 << 20
+
+_NOTE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("key", "u1", (KEY_BYTES,))])
+_SPACE = Space(_NOTE.itemsize // 4, "float32", {"memo": 1})
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How files looked at one moment.
+
+    Parameters
+    ----------
+    names : ndarray of shape (n, 16), uint8
+        First 128 bits of BLAKE3 of the absolute path.
+    size : ndarray of shape (n,), int64
+        Bytes; -1 for what is no regular file.
+    mtime_ns : ndarray of shape (n,), int64
+        Time of the last change in nanoseconds since 1970.
+    settled : ndarray of shape (n,), bool
+        Whether a change after this moment would show.
+    """
+
+    names: NDArray[np.uint8]
+    size: NDArray[np.int64]
+    mtime_ns: NDArray[np.int64]
+    settled: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def take(self, positions: NDArray[np.int64]) -> Marks:
+        """Return the marks of some of the files."""
+        return Marks(
+            self.names[positions],
+            self.size[positions],
+            self.mtime_ns[positions],
+            self.settled[positions],
+        )
+
+
+def joined(parts: Sequence[Marks]) -> Marks:
+    """Return marks one after the other."""
+    whole = [marks_of([]), *parts]
+    return Marks(
+        np.concatenate([p.names for p in whole]),
+        np.concatenate([p.size for p in whole]),
+        np.concatenate([p.mtime_ns for p in whole]),
+        np.concatenate([p.settled for p in whole]),
+    )
+
+
+def marks_of(paths: Sequence[str]) -> Marks:
+    """Ask the file system about many files at once; call it before they are read.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Links are followed. What is not there, or no regular file, is never remembered.
+    """
+    encoded = [os.fsencode(p if p[:1] == os.sep else os.path.abspath(p)) for p in paths]  # noqa: PTH100  symlinks stay as they are
+    joined = b"\0".join([*encoded, b""])
+    if joined.count(b"\0") != len(encoded):  # such a name is of no file
+        joined = b"\0".join([*(b"" if b"\0" in name else name for name in encoded), b""])
+    digests = b"".join([blake3(name).digest(length=KEY_BYTES) for name in encoded])
+    now = time.time_ns()
+    stats = stat_files(joined, num_threads())
+    size, mtime_ns = stats[:, 0].copy(), stats[:, 1].copy()
+    names = np.frombuffer(digests, np.uint8).reshape(-1, KEY_BYTES)
+    return Marks(names, size, mtime_ns, (size >= 0) & (mtime_ns < now - SETTLED_NS))
+
+
+class Memo:
+    """Keys of files by path, size and time of change, so that unchanged files are not read again.
+
+    A job notes a file when its row is in the store and its name in the list of items: that it is
+    known says all three. What is lost or damaged of it costs a file that is read once more.
+
+    Parameters
+    ----------
+    path : path-like
+        Folder of the store.
+    space : Space
+        Of the rows; the rows of each space have a memo of their own, in their folder.
+
+    Raises
+    ------
+    StoreError
+        If the disk refuses.
+
+    Notes
+    -----
+    It is a store itself, with rows of 32 bytes: any number of writers, safe against crashes. A file
+    that was changed and given its old size and time back is taken for unchanged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], space: Space) -> None:
+        folder = space_folder(Path(path), space) / MEMO
+        self._store = FeatureStore(folder, _SPACE, segment_bytes=_SEGMENT_BYTES)
+
+    def find(self, marks: Marks) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Return what is known of files.
+
+        Parameters
+        ----------
+        marks : Marks of n files
+
+        Returns
+        -------
+        keys : ndarray of shape (n, 16), uint8
+            Keys of the content; anything where it is not known.
+        known : ndarray of shape (n,), bool
+            Whether a file was noted with a key, and has the same size and time now.
+        """
+        rows, there = self._store.get_intact(marks.names)
+        notes = rows.view(_NOTE).reshape(-1)
+        keys = np.ascontiguousarray(notes["key"])
+        same = (notes["size"] == marks.size) & (notes["mtime_ns"] == marks.mtime_ns)
+        return keys, there & same & (marks.size >= 0) & keys.any(axis=1)
+
+    def note(self, marks: Marks, keys: NDArray[np.uint8]) -> None:
+        """Note the keys of files that were read after their marks were taken.
+
+        Parameters
+        ----------
+        marks : Marks of n files
+            Those that were not settled are left out.
+        keys : ndarray of shape (n, 16), uint8
+            Keys of the content; zeros for a file without a row, which is then not known.
+        """
+        notes = np.empty(len(marks), _NOTE)
+        notes["size"], notes["mtime_ns"], notes["key"] = marks.size, marks.mtime_ns, keys
+        kept = marks.settled | ~keys.any(axis=1)
+        rows = notes[kept].view(np.float32).reshape(-1, _SPACE.dim)
+        self._store.put(marks.names[kept], rows)
+
+    def flush(self) -> None:
+        """Return when everything noted is on the disk."""
+        self._store.flush()
+
+    def close(self) -> None:
+        """Seal what was noted."""
+        self._store.close()
+
+    def __enter__(self) -> Memo:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,111 @@
+"""One job, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor, nn
+
+from pyfeat import FeatureExtractor, FeatureStore
+from pyfeat.jobs import extract
+from pyfeat.jobs._workers import devices_of
+from pyfeat.store import read_items, verify
+
+from .conftest import SMALL, pooled_colours
+
+N = 96
+
+
+class Deadly(nn.Module):
+    """Mean colours; a white image kills the process."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean(dim=(2, 3))
+        if len(x) and float(means.max()) > 2.2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return means
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(N):
+        pixels = rng.integers(0, 200, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    return folder
+
+
+def workers_of(log: Path) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    return [e for e in events if e["event"] == "worker"]
+
+
+def test_killed_worker_is_named_and_its_inputs_are_done(photos: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def kill(done: int, _total: int) -> None:
+        if done == 8:
+            os.kill(workers_of(log)[0]["worker_pid"], signal.SIGKILL)
+
+    (photos / "broken.png").write_bytes(b"no image")
+    fx = pooled_colours().set_params(batch_size=4)
+    with pytest.warns(
+        RuntimeWarning, match=r"worker 1 \(process \d+, cpu\) was killed by signal 9"
+    ):
+        s = extract(photos, tmp_path / "feats", fx, workers=2, log_json=log, progress=kill)
+    assert (s.total, s.n_quarantined) == (N + 1, 1)
+    assert s.computed + s.duplicates == N
+    states = [(e["worker"], e["state"]) for e in workers_of(log)]
+    assert (1, "was killed by signal 9") in states
+    alone = extract(photos, tmp_path / "alone", fx)
+    here, there = (FeatureStore(tmp_path / f, mode="r") for f in ("feats", "alone"))
+    np.testing.assert_allclose(here.get(there.keys()), there.get(there.keys()), atol=1e-5)
+    assert here.space == there.space
+    assert len(read_items(tmp_path / "feats", here.space)) == alone.total
+    assert verify(tmp_path / "feats") == []
+
+
+def test_input_that_kills_its_process_is_in_quarantine(photos: Path, tmp_path: Path) -> None:
+    white = photos / "50-white.png"
+    Image.new("RGB", (40, 40), (255, 255, 255)).save(white)
+    fx = FeatureExtractor(Deadly(), preprocessing=SMALL, device="cpu", batch_size=4)
+    with pytest.warns(RuntimeWarning, match="was killed by signal 9"):
+        s = extract(photos, tmp_path / "feats", fx, workers=1)
+    assert [(q.path, q.reason) for q in s.quarantined] == [
+        (str(white), "the process that read it was killed by signal 9")
+    ]
+    assert s.total == N + 1
+
+
+def test_error_of_a_worker_is_that_of_the_job(photos: Path, tmp_path: Path) -> None:
+    class Local(Deadly):
+        pass
+
+    fx = FeatureExtractor(Local(), preprocessing=SMALL, device="cpu")
+    with pytest.raises(TypeError, match="backbone must be"):
+        extract(photos, tmp_path / "feats", fx, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "workers", "want"),
+    [
+        ("cpu", None, None, []),
+        ("cpu", None, 2, ["cpu", "cpu"]),
+        ("cuda:0", ["cuda:0", "cuda:1"], None, ["cuda:0", "cuda:1"]),
+        ("cuda:0", ["cuda:0", "cuda:1"], 3, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cpu", ["cpu"], None, []),
+    ],
+)
+def test_workers_take_devices_in_turn(
+    device: str, devices: list[str] | None, workers: int | None, want: list[str]
+) -> None:
+    assert devices_of(device, devices, workers) == want
