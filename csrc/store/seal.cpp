@@ -107,7 +107,7 @@ std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, 
     const std::string header = make_header(columns, format, space);
     const std::string hidden = tail.path() + ".seal.tmp";
     remove_file(hidden);  // of a seal that did not finish; the tail's lock makes this ours alone
-    {
+    try {
       File file = File::create(hidden);
       file.append(header.data(), header.size());
       file.append(columns.keys.data(), columns.keys.size());
@@ -116,8 +116,11 @@ std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, 
       if (format.scale_bytes > 0) write_column(file, tail, records, 0, format.scale_bytes);
       write_column(file, tail, records, format.scale_bytes, format.row_bytes - format.scale_bytes);
       file.sync();
+      rename_file(hidden, path);
+    } catch (const StoreError&) {
+      discard_file(hidden);
+      throw;
     }
-    rename_file(hidden, path);
     sync_folder_of(path);
   }
   if (aside.empty()) {

@@ -22,8 +22,8 @@ std::size_t expected_position(std::uint64_t high, std::size_t n) {
 // Where a table of n entries ends; the largest number when that is none of 64 bits.
 std::uint64_t end_of(std::uint64_t begin, std::uint64_t n, std::uint64_t size) {
   std::uint64_t bytes, end;
-  const bool too_far = __builtin_mul_overflow(n, size, &bytes) ||
-                       __builtin_add_overflow(begin, bytes, &end);
+  const bool too_far =
+      __builtin_mul_overflow(n, size, &bytes) || __builtin_add_overflow(begin, bytes, &end);
   return too_far ? ~std::uint64_t{0} : end;
 }
 

@@ -45,7 +45,7 @@ class Reader:
         Warns
         -----
         StoreWarning
-            If a segment cannot be opened: it is left out.
+            If a file cannot be opened: it is left out.
         """
         # Tails first: one that is sealed while we look is then found as a segment.
         for path in layout.files(self._folder, layout.TAIL):
@@ -84,5 +84,7 @@ class Reader:
         try:
             self._tails[path.name] = Tail.open(os.fsencode(path), layout.row_bytes(self._space))
         except StoreError as error:
-            if error.errno != errno.ENOENT:  # it was sealed just now: its segment is found next
-                raise
+            # Sealed just now: its segment is found next.
+            if error.errno != errno.ENOENT and path.name not in self._damaged:
+                self._damaged.add(path.name)
+                warnings.warn(f"a tail is left out: {error}", StoreWarning, stacklevel=5)
