@@ -224,6 +224,8 @@ def compare(name: str, stored: NDArray[Any], now: NDArray[Any], space: Space) ->
 
 def _input_of(item: Item, extractor: FeatureExtractor) -> Input | None:
     """Return the input that a name stands for, or None where it is gone."""
+    if Path(item.name).is_file():
+        return Input(item.name, Path(item.name))
     # What is in a table, a list or an archive is named after that.
     places = (item.name, item.name.rpartition("#")[0], item.name.partition("::")[0])
     for place in filter(None, dict.fromkeys(places)):
