@@ -131,10 +131,10 @@ def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | N
 
 def _outcomes(job: Job) -> Generator[Outcome, None, None]:
     """Return what becomes of every input, by whoever does the work."""
-    if job.options.runner == "ray":
+    if job.options.runner == "ray" and len(job.inputs):
         return run_on_ray(job)
     devices = devices_of(job.extractor.device, job.options.devices, job.options.workers)
-    if devices:
+    if devices and len(job.inputs):  # nobody is started for nothing
         return Workers(job, devices).outcomes()
     return run(job.inputs, job.backbone, job.store, job.run_options, job.times)
 
