@@ -28,3 +28,8 @@ def mount_small_disk(path: Path, size: str) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", "-l", path], check=True)
+
+
+def resize_disk(path: Path, size: str) -> None:
+    """Give a disk another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", path], check=True)
