@@ -160,18 +160,22 @@ std::vector<std::int64_t> Segment::damaged_rows() const {
   return damaged;
 }
 
-void Segment::intact(std::vector<std::uint8_t>& keys, std::vector<std::int64_t>& rows) const {
+Segment::Intact Segment::intact() const {
   constexpr std::size_t kMostTries = 1 << 16;
-  std::vector<std::uint8_t> key_of_row(there_ * kKeyBytes);
-  std::vector<std::uint8_t> found(there_, 0);
+  Intact result;
+  result.claimed.resize(n_ * kKeyBytes);
+  std::vector<std::uint8_t> key_of_row(there_ * kKeyBytes), found(there_, 0);
   std::vector<std::size_t> keys_left, rows_left;
   const auto claim = [&](const std::uint8_t* key, std::uint64_t row) {
     if (row >= there_ || found[row] || !row_is_good(key, row)) return false;
     std::memcpy(key_of_row.data() + row * kKeyBytes, key, kKeyBytes);
     return (found[row] = 1) == 1;
   };
-  for (std::size_t i = 0; i < n_; ++i)
-    if (!claim(key_at(i), order(i))) keys_left.push_back(i);
+  for (std::size_t i = 0; i < n_; ++i) {
+    const std::uint64_t row = order(i);
+    if (row < n_) std::memcpy(result.claimed.data() + row * kKeyBytes, key_at(i), kKeyBytes);
+    if (!claim(key_at(i), row)) keys_left.push_back(i);
+  }
   for (std::size_t row = 0; row < there_; ++row)
     if (!found[row]) rows_left.push_back(row);
   // A wrong entry in `order` parts a good key from its good row, and so does a wrong bit of a key.
@@ -189,9 +193,10 @@ void Segment::intact(std::vector<std::uint8_t>& keys, std::vector<std::int64_t>&
   for (std::size_t row = 0; row < there_; ++row) {
     if (!found[row]) continue;
     const std::uint8_t* key = key_of_row.data() + row * kKeyBytes;
-    keys.insert(keys.end(), key, key + kKeyBytes);
-    rows.push_back(static_cast<std::int64_t>(row));
+    result.keys.insert(result.keys.end(), key, key + kKeyBytes);
+    result.rows.push_back(static_cast<std::int64_t>(row));
   }
+  return result;
 }
 
 std::uint32_t Segment::crc_of(std::uint64_t offset, std::uint64_t size) const {
