@@ -9,7 +9,6 @@
 namespace pyfeat::store {
 namespace {
 
-constexpr std::size_t kKeysAtOnce = 16;
 // Of n keys the first guess misses by some sqrt(n) / 2, each better one by the root of that.
 constexpr int kBetterGuesses = 3;
 constexpr std::size_t kWindow = 16;  // keys around the last guess that are compared at once
@@ -95,39 +94,49 @@ std::size_t Segment::search(std::size_t guess, const Key& wanted) const {
   return low;
 }
 
+// Guesses for several keys are mended side by side, so that none waits for memory alone.
+void Segment::find_each(const Segment* const* segments, const Key* wanted, std::size_t n,
+                        std::int64_t* rows) {
+  std::size_t at[kKeysAtOnce];
+  for (std::size_t j = 0; j < n; ++j) {
+    at[j] = segments[j]->expected_position(wanted[j].high);
+    __builtin_prefetch(segments[j]->key_at(at[j]));
+  }
+  for (int round = 0; round < kBetterGuesses; ++round) {
+    for (std::size_t j = 0; j < n; ++j) {
+      at[j] = segments[j]->better_guess(at[j], wanted[j]);
+      __builtin_prefetch(segments[j]->key_at(at[j]));
+    }
+  }
+  for (std::size_t j = 0; j < n; ++j) {
+    const Segment& s = *segments[j];
+    __builtin_prefetch(s.key_at(at[j] - std::min(at[j], kWindow / 2)));
+    __builtin_prefetch(s.key_at(at[j] + kWindow / 2));  // past the keys lie other tables: no harm
+  }
+  for (std::size_t j = 0; j < n; ++j) {
+    at[j] = segments[j]->first_not_below(at[j], wanted[j]);
+    __builtin_prefetch(segments[j]->order_at(at[j]));
+  }
+  for (std::size_t j = 0; j < n; ++j) {
+    const Segment& s = *segments[j];
+    const bool found = at[j] < s.n_ && s.key(at[j]) == wanted[j];
+    const std::uint64_t row = found ? s.order(at[j]) : s.n_;
+    rows[j] = row < s.n_ ? static_cast<std::int64_t>(row) : -1;
+  }
+}
+
 void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) const {
   if (n_ == 0) {
     std::fill(rows, rows + n, -1);
     return;
   }
+  const Segment* segments[kKeysAtOnce];
+  std::fill(segments, segments + kKeysAtOnce, this);
   for (std::size_t begin = 0; begin < n; begin += kKeysAtOnce) {
     const std::size_t m = std::min(kKeysAtOnce, n - begin);
     Key wanted[kKeysAtOnce];
-    std::size_t at[kKeysAtOnce];
-    for (std::size_t j = 0; j < m; ++j) {
-      wanted[j] = Key::load(keys + (begin + j) * kKeyBytes);
-      at[j] = expected_position(wanted[j].high);
-      __builtin_prefetch(key_at(at[j]));
-    }
-    for (int round = 0; round < kBetterGuesses; ++round) {
-      for (std::size_t j = 0; j < m; ++j) {
-        at[j] = better_guess(at[j], wanted[j]);
-        __builtin_prefetch(key_at(at[j]));
-      }
-    }
-    for (std::size_t j = 0; j < m; ++j) {
-      __builtin_prefetch(key_at(at[j] - std::min(at[j], kWindow / 2)));
-      __builtin_prefetch(key_at(at[j] + kWindow / 2));  // past the keys lie other tables: no harm
-    }
-    for (std::size_t j = 0; j < m; ++j) {
-      at[j] = first_not_below(at[j], wanted[j]);
-      __builtin_prefetch(order_at(at[j]));
-    }
-    for (std::size_t j = 0; j < m; ++j) {
-      const bool found = at[j] < n_ && key(at[j]) == wanted[j];
-      const std::uint64_t row = found ? order(at[j]) : n_;
-      rows[begin + j] = row < n_ ? static_cast<std::int64_t>(row) : -1;
-    }
+    for (std::size_t j = 0; j < m; ++j) wanted[j] = Key::load(keys + (begin + j) * kKeyBytes);
+    find_each(segments, wanted, m, rows + begin);
   }
 }
 

@@ -30,8 +30,12 @@ class Segment {
           std::size_t there);
 
   // rows[i] = row number of keys[i], or -1. Keys are hashes, so where one lies follows from its
-  // value: guesses for several keys are mended side by side, so that none waits for memory alone.
+  // value.
   void find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) const;
+  static constexpr std::size_t kKeysAtOnce = 16;
+  // The same for n <= kKeysAtOnce keys, each in a segment of its own, none of which is empty.
+  static void find_each(const Segment* const* segments, const Key* wanted, std::size_t n,
+                        std::int64_t* rows);
   const std::uint8_t* row(std::uint64_t row) const {
     return base_ + layout_.rows + row * row_bytes_;
   }

@@ -12,8 +12,8 @@ namespace {
 constexpr std::size_t kKeysPerChunk = 2048;
 constexpr double kKeysPerThread = 4096;
 constexpr std::size_t kFewestSegments = 3;  // that a map is made for
-// A key goes into the map in the time in which this many segments are asked for one.
-constexpr std::size_t kAskedPerKey = 2;
+// A segment is asked for a key in the time in which so many keys go into the map.
+constexpr std::size_t kMappedPerAsked = 4;
 constexpr std::size_t kKeysPerRange = 8192;  // that are sorted at a time
 constexpr std::size_t kKeysAtOnce = 32;      // whose buckets are asked of memory side by side
 
@@ -58,15 +58,43 @@ void ask_all(const Held& segments, const Chunk& c) {
   }
 }
 
-// A key of a chunk, and a segment that may hold it.
-struct Candidate {
-  std::uint32_t segment;
-  std::uint32_t place;
+// Looks for keys in the segments that may hold them, several side by side.
+class Candidates {
+ public:
+  Candidates(const Held& segments, const Chunk& chunk) : held_(segments), chunk_(chunk) {}
+
+  // Of one key they come newest segment first, as they went into the map: the first that holds it
+  // counts.
+  void add(const Key& key, std::size_t segment, std::size_t place) {
+    keys_[n_] = key;
+    segments_[n_] = held_[segment].get();
+    numbers_[n_] = static_cast<std::int64_t>(segment);
+    places_[n_] = place;
+    if (++n_ == Segment::kKeysAtOnce) ask();
+  }
+  void ask() {
+    std::int64_t rows[Segment::kKeysAtOnce];
+    Segment::find_each(segments_, keys_, n_, rows);
+    for (std::size_t j = 0; j < n_; ++j) {
+      if (rows[j] < 0 || chunk_.source[places_[j]] >= 0) continue;
+      chunk_.source[places_[j]] = numbers_[j];
+      chunk_.row[places_[j]] = rows[j];
+    }
+    n_ = 0;
+  }
+
+ private:
+  const Held& held_;
+  const Chunk& chunk_;
+  std::size_t n_ = 0;
+  Key keys_[Segment::kKeysAtOnce];
+  const Segment* segments_[Segment::kKeysAtOnce];
+  std::int64_t numbers_[Segment::kKeysAtOnce];
+  std::size_t places_[Segment::kKeysAtOnce];
 };
 
-std::vector<Candidate> candidates(const KeyMap& map, const Chunk& c) {
-  std::vector<Candidate> found;
-  found.reserve(c.n + c.n / 8);
+void ask_candidates(const Held& segments, const KeyMap& map, const Chunk& c) {
+  Candidates candidates(segments, c);
   Key wanted[kKeysAtOnce];
   for (std::size_t begin = 0; begin < c.n; begin += kKeysAtOnce) {
     const std::size_t m = std::min(kKeysAtOnce, c.n - begin);
@@ -76,43 +104,10 @@ std::vector<Candidate> candidates(const KeyMap& map, const Chunk& c) {
     }
     for (std::size_t i = 0; i < m; ++i)
       map.candidates(wanted[i], [&](std::uint16_t number) {
-        found.push_back({number - 1u, static_cast<std::uint32_t>(begin + i)});
+        candidates.add(wanted[i], number - 1u, begin + i);
       });
   }
-  return found;
-}
-
-// The same, those of one segment together, newest segment first.
-std::vector<Candidate> by_segment(const std::vector<Candidate>& mixed, std::size_t segments) {
-  std::vector<std::size_t> begin(segments + 1, 0);
-  for (const Candidate& c : mixed) ++begin[c.segment + 1];
-  std::partial_sum(begin.begin(), begin.end(), begin.begin());
-  std::vector<Candidate> sorted(mixed.size());
-  for (const Candidate& c : mixed) sorted[begin[c.segment]++] = c;
-  return sorted;
-}
-
-void ask_candidates(const Held& segments, const KeyMap& map, const Chunk& c) {
-  const std::vector<Candidate> all = by_segment(candidates(map, c), segments.size());
-  std::vector<std::uint8_t> keys(all.size() * kKeyBytes);
-  std::vector<std::size_t> places(all.size());
-  std::vector<std::int64_t> found(all.size());
-  for (std::size_t begin = 0, end; begin < all.size(); begin = end) {
-    const std::uint32_t segment = all[begin].segment;
-    std::size_t m = 0;
-    for (end = begin; end < all.size() && all[end].segment == segment; ++end) {
-      const std::size_t place = all[end].place;
-      if (c.source[place] >= 0) continue;  // a newer segment holds it, too
-      std::memcpy(keys.data() + m * kKeyBytes, c.keys + place * kKeyBytes, kKeyBytes);
-      places[m++] = place;
-    }
-    segments[segment]->find(keys.data(), m, found.data());
-    for (std::size_t i = 0; i < m; ++i) {
-      if (found[i] < 0) continue;
-      c.source[places[i]] = segment;
-      c.row[places[i]] = found[i];
-    }
-  }
+  candidates.ask();
 }
 
 // A key, and where it lies.
@@ -157,7 +152,7 @@ const KeyMap* SegmentIndex::map_for(std::size_t n) {
   if (s < kFewestSegments || s > KeyMap::kMostSegments) return nullptr;
   const std::size_t asked = asked_.fetch_add(n) + n;
   const KeyMap* map = map_.load(std::memory_order_acquire);
-  if (map != nullptr || asked < keys_ * kAskedPerKey / s) return map;
+  if (map != nullptr || asked * s * kMappedPerAsked < keys_) return map;
   const std::lock_guard<std::mutex> guard(making_);
   if (!tried_) {
     tried_ = true;

@@ -7,6 +7,7 @@ from pyfeat.jobs._fit import FitSummary, choose_space, fit
 from pyfeat.jobs._import import import_files
 from pyfeat.jobs._index import Neighbour, build_index, search_index
 from pyfeat.jobs._options import JobOptions
+from pyfeat.jobs._plan import Estimate, Plan, plan
 from pyfeat.jobs._predict import Prediction, PredictSummary, predict
 from pyfeat.jobs._quickstart import QuickstartReport, quickstart
 from pyfeat.jobs._recompute import Comparison, Recomputed, recompute
@@ -15,12 +16,14 @@ from pyfeat.jobs._summary import ExtractSummary, JobInterrupted, Quarantined
 __all__ = [
     "Collected",
     "Comparison",
+    "Estimate",
     "ExtractSummary",
     "FitSummary",
     "JobInterrupted",
     "JobOptions",
     "Neighbour",
     "Paths",
+    "Plan",
     "PredictSummary",
     "Prediction",
     "Quarantined",
@@ -36,6 +39,7 @@ __all__ = [
     "import_files",
     "is_there",
     "modality_of_space",
+    "plan",
     "predict",
     "quickstart",
     "recompute",
