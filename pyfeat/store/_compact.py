@@ -227,7 +227,13 @@ def _merge(group: Sequence[_Part], parts: Sequence[_Part], space: Space) -> None
     segments = [p.segment for p in parts]
     numbers = [parts.index(p) for p in group]
     sources = Sources.of_segments(segments)
-    picked = [_live_rows(sources, number) for number in numbers]
+    picked = [
+        # Nothing is to be looked up where every row counts.
+        (p.segment.keys(), np.arange(p.live))
+        if p.live == len(p.segment)
+        else _live_rows(sources, number)
+        for p, number in zip(group, numbers, strict=True)
+    ]
     source = np.repeat(numbers, [len(rows) for _, rows in picked])
     keys = np.concatenate([keys for keys, _ in picked])
     located = Located(source, np.concatenate([rows for _, rows in picked]))
