@@ -52,6 +52,7 @@ def test_readme_names_only_commands_that_exist() -> None:
         _data,
         _extract,
         _model,
+        _plan,
         _store,
         _tools,
     )

@@ -214,6 +214,7 @@ def main() -> None:
         _data,
         _extract,
         _model,
+        _plan,
         _store,
         _tools,
     )

@@ -151,6 +151,8 @@ def _job_options(typed: dict[str, Any]) -> JobOptions:
     names = [f.name for f in fields(Options) if f.name not in ("column", "decode")]
     options: JobOptions = {name: typed[name] for name in names}  # type: ignore[assignment]
     check_options(options)
+    if typed["log_json"] == "-" and typed["json_out"]:
+        raise ValueError("log_json must be a file where --json is given, got '-'")
     return options
 
 

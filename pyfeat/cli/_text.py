@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyfeat.backbones import BackboneDescription, Fidelity
-    from pyfeat.jobs import ExtractSummary, FitSummary, QuickstartReport
+    from pyfeat.jobs import ExtractSummary, FitSummary, Plan, QuickstartReport
 
 MAX_LISTED = 20
 
@@ -108,6 +108,67 @@ def fidelity_text(f: Fidelity) -> str:
     ]
     refused = [f"not measured: {reason}" for reason in f.refused.values()]
     return "\n".join([table(header, rows), f"taken: {f.reason()}", *refused])
+
+
+def plan_text(p: Plan) -> str:
+    """Return what each backbone would cost, as a table, and which cannot run."""
+    header = ("backbone", "engine", "precision", "inputs/s", "time", "disk", "memory", "work")
+    rows = [
+        (
+            e.backbone,
+            e.engine,
+            e.precision,
+            f"{e.items_per_second:,.1f}",
+            duration_text(e.seconds),
+            size_text(e.disk_bytes),
+            size_text(e.memory_bytes)
+            + (f" + {size_text(e.device_memory_bytes)} GPU" if e.device_memory_bytes else ""),
+            " ".join(f"{name} {share:.0%}" for name, share in e.shares.items()),
+        )
+        for e in p.estimates
+        if e.error is None
+    ]
+    lines = [
+        f"{p.total:,} inputs, about {size_text(p.input_bytes)}; {p.sample:,} of them were tried"
+    ]
+    lines += [table(header, rows)] if rows else []
+    bad = max((e.unreadable for e in p.estimates), default=0)
+    lines += [f"not read: {bad:,} of the {p.sample:,} that were tried"] if bad else []
+    lines += [
+        f"cannot run: {e.backbone} on {e.engine} in {e.precision}: {e.error}"
+        for e in p.estimates
+        if e.error is not None
+    ]
+    return "\n".join(lines)
+
+
+def size_text(n_bytes: float) -> str:
+    """Return a number of bytes for people.
+
+    Examples
+    --------
+    >>> size_text(1_234_567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n_bytes < 1000 or unit == "TB":
+            return f"{n_bytes:.3g} {unit}" if n_bytes < 10 else f"{n_bytes:,.0f} {unit}"
+        n_bytes /= 1000
+    raise AssertionError
+
+
+def duration_text(seconds: float) -> str:
+    """Return a time for people.
+
+    Examples
+    --------
+    >>> [duration_text(s) for s in (5.25, 200, 5000, 200_000)]
+    ['5.2 s', '3.3 min', '1.4 h', '2.3 days']
+    """
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length or (unit == "h" and seconds >= length):
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def fit_text(s: FitSummary) -> str:

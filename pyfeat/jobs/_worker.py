@@ -8,7 +8,6 @@ session, and ("error", exception). A closed pipe means that its parent is gone, 
 
 from __future__ import annotations
 
-import pickle
 import queue
 import signal
 import threading
@@ -20,10 +19,13 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pyfeat.errors import StoreError
+from pyfeat.errors import BackendError, StoreError
 from pyfeat.extract import FeatureExtractor, Input, Outcome, RunOptions, Times, run
 from pyfeat.store import FeatureStore
 
+# What a user can mend. Anything else is a defect, and keeps its traceback.
+ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, KeyError, MemoryError)
+_KINDS = (StoreError, BackendError, OSError, ValueError, TypeError, ImportError)
 _SECONDS = 0.2
 _BLOCK = 256
 
@@ -111,8 +113,8 @@ def main(descriptor: int) -> None:
     try:
         settings = _settings(connection)
         _serve(Link(connection), settings)
-    except Exception as error:  # whatever it is, the parent raises it
-        _send_error(connection, error)
+    except ERRORS as error:  # the parent raises it; of a defect it sees the exit code
+        send_error(connection, error)
 
 
 def _settings(connection: Connection) -> dict[str, Any]:
@@ -149,11 +151,8 @@ def _serve(link: Link, settings: dict[str, Any]) -> None:
             link.send("idle")
 
 
-def _send_error(connection: Connection, error: Exception) -> None:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # not every exception comes through a pipe
-        kind = StoreError if isinstance(error, OSError) else RuntimeError
-        error = kind(f"{type(error).__name__}: {error}")
+def send_error(connection: Connection, error: BaseException) -> None:
+    """Send an exception as one that fits through a pipe, whatever its class remembers."""
+    kind = next((k for k in _KINDS if isinstance(error, k)), RuntimeError)
     with suppress(OSError):  # the parent may be gone
-        connection.send(("error", error))
+        connection.send(("error", kind(str(error) or type(error).__name__)))

@@ -8,28 +8,25 @@ its worker by itself goes into quarantine.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from multiprocessing.connection import Connection, Pipe, wait
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from pyfeat._config import num_threads
 from pyfeat.extract import Outcome
 from pyfeat.jobs._job import Job
+from pyfeat.jobs._process import how_it_ended, start_process
+from pyfeat.store import FeatureStore
 
 PORTION = 64
 # Deaths that are borne beside those an input is to blame for.
 _DEATHS = 10
 _SECONDS = 60.0
-_COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from pyfeat.jobs._worker import main; main(int(sys.argv[1]))"
-)
 
 
 def devices_of(device: Any, devices: Sequence[str] | None, workers: int | None) -> list[str]:
@@ -67,20 +64,10 @@ class _Worker:
         # Whether it may get more in the session it is in, and whether that is of one suspect.
         self.is_open = False
         self.on_trial = False
-        self.connection, theirs = Pipe()
-        environment = {**os.environ, "PYFEAT_NUM_THREADS": str(threads)}
-        if not device.startswith("cuda"):
-            environment.setdefault("OMP_NUM_THREADS", str(threads))
-        descriptor = theirs.fileno()
-        arguments = [str(descriptor), json.dumps(sys.path)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, *arguments],
-            pass_fds=[descriptor],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # what it prints is no part of the answer of a command
-            env=environment,
-        )
-        theirs.close()
+        environment = {"PYFEAT_NUM_THREADS": str(threads)}
+        if not device.startswith("cuda") and "OMP_NUM_THREADS" not in os.environ:
+            environment["OMP_NUM_THREADS"] = str(threads)
+        self.process, self.connection = start_process("pyfeat.jobs._worker", environment)
 
     def send(self, *message: Any) -> None:
         """Send a message; that it died is noticed when its end of the pipe is read."""
@@ -166,7 +153,7 @@ class Workers:
             self._job.times.add(times)
             for outcome in outcomes:
                 worker.given.discard(outcome.position)
-                yield outcome
+                yield self._of_the_dead(outcome) if worker.on_trial else outcome
         elif kind == "idle":
             self._begin(worker)
         else:
@@ -218,7 +205,7 @@ class Workers:
         if code == 0 and not worker.given:
             self._tell(worker, "ended")
             return
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = how_it_ended(code)
         self._tell(worker, how)
         if not worker.is_ready:
             raise RuntimeError(f"{worker} {how} before it began")
@@ -233,6 +220,16 @@ class Workers:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         if self._suspects or self._at < len(self._job.inputs):
             self._alive.append(self._start(worker.number, worker.device))
+
+    def _of_the_dead(self, outcome: Outcome) -> Outcome:
+        """Count a row that a worker had put when it died as computed by this job.
+
+        The store of the job has not been refreshed since the job began.
+        """
+        if outcome.status != "stored" or outcome.key is None:
+            return outcome
+        is_old = self._job.store.contains([outcome.key])[0]
+        return outcome if is_old else replace(outcome, status="computed")
 
     def _end(self) -> None:
         """Have the workers write what they hold, and wait for them to end."""
@@ -250,3 +247,5 @@ class Workers:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
+        if self._deaths:  # seals what they have put
+            FeatureStore(self._job.store.path, self._job.store.space).close()

@@ -25,6 +25,9 @@ SETTLED_NS = 2_000_000_000
 # About a million files a segment: the keys of a tail are held in memory.
 _SEGMENT_BYTES = 32 << 20
 
+# Notes overwritten at once.
+_FORGOTTEN = 1 << 16
+
 _NOTE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("key", "u1", (KEY_BYTES,))])
 _SPACE = Space(_NOTE.itemsize // 4, "float32", {"memo": 1})
 
@@ -82,10 +85,11 @@ def marks_of(paths: Sequence[str]) -> Marks:
     paths : sequence of str
         Links are followed. What is not there, or no regular file, is never remembered.
     """
-    encoded = [os.fsencode(p if p[:1] == os.sep else os.path.abspath(p)) for p in paths]  # noqa: PTH100  symlinks stay as they are
+    absolute = [p if p[:1] == os.sep else os.path.abspath(p) for p in paths]  # noqa: PTH100  symlinks stay as they are
+    encoded = os.fsencode("\0".join(absolute)).split(b"\0") if absolute else []
+    if len(encoded) != len(absolute):  # a name with a zero is of no file: that of the root is none
+        encoded = [b"/" if "\0" in p else os.fsencode(p) for p in absolute]
     joined = b"\0".join([*encoded, b""])
-    if joined.count(b"\0") != len(encoded):  # such a name is of no file
-        joined = b"\0".join([*(b"" if b"\0" in name else name for name in encoded), b""])
     digests = b"".join([blake3(name).digest(length=KEY_BYTES) for name in encoded])
     now = time.time_ns()
     stats = stat_files(joined, num_threads())
@@ -157,6 +161,13 @@ class Memo:
         kept = marks.settled | ~keys.any(axis=1)
         rows = notes[kept].view(np.float32).reshape(-1, _SPACE.dim)
         self._store.put(marks.names[kept], rows)
+
+    def forget(self) -> None:
+        """Know nothing any more: every file is read once more."""
+        keys = self._store.keys()
+        for start in range(0, len(keys), _FORGOTTEN):
+            part = keys[start : start + _FORGOTTEN]
+            self._store.put(part, np.zeros((len(part), _SPACE.dim), np.float32))
 
     def flush(self) -> None:
         """Return when everything noted is on the disk."""

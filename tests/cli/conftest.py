@@ -14,6 +14,7 @@ from pyfeat.cli import (  # noqa: F401  they register their commands
     _data,
     _extract,
     _model,
+    _plan,
     _store,
     _tools,
 )

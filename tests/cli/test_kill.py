@@ -20,14 +20,15 @@ N_PHOTOS = 48
 KILLS = 20
 
 
-def command(arguments: list[str], out: str) -> None:
-    """Run `pyfeat ARGUMENTS` in this process with stdout in a file."""
+def command(arguments: list[str], out: str, err: str | None = None) -> None:
+    """Run `pyfeat ARGUMENTS` in this process with stdout, and stderr, in a file."""
     from pyfeat.cli import main
 
     # A process group of its own: nothing else dies with it.
     os.setsid()
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
+    for number, path in ((1, out), (2, err)):
+        if path is not None:
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.argv = ["pyfeat", *arguments]
     main()
 

@@ -117,3 +117,12 @@ def test_note_of_the_bar_has_counts_and_shares(class_folders: Path, tmp_path: Pa
     account = type("Account", (), {"done": 7, "computed": 2, "quarantined": 1})()
     want = "4 stored, 1 not read | read 25% decode 25% forward 50% write 0%"
     assert _report.note(account, times) == want
+
+
+def test_bar_ends_with_all_inputs_and_the_note(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extract(class_folders, tmp_path / "feats", pooled_colours(), progress=True)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "12/12" in told
+    assert "0 stored" in told
