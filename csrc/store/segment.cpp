@@ -198,12 +198,13 @@ std::uint32_t Segment::crc_of(std::uint64_t offset, std::uint64_t size) const {
   return crc32c(base_ + offset, size);
 }
 
-std::vector<std::uint8_t> Segment::keys_in_row_order() const {
+std::vector<std::uint8_t> Segment::keys_in_row_order(
+    const std::vector<std::uint8_t>& left_out) const {
   std::vector<std::uint8_t> keys(n_ * kKeyBytes), second;
   std::vector<std::uint8_t> named(n_, 0);
   for (std::size_t i = 0; i < n_; ++i) {
     const std::uint64_t row = order(i);
-    if (row >= n_) continue;
+    if (row >= n_ || (!left_out.empty() && left_out[i])) continue;
     const std::uint8_t* key = key_at(i);
     if (named[row]) {
       second.insert(second.end(), key, key + kKeyBytes);

@@ -73,7 +73,8 @@ class Segment {
   const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
   // Keys that `find` finds, in the order their rows were written; in a damaged `order` a row may be
   // named by several keys, or by none.
-  std::vector<std::uint8_t> keys_in_row_order() const;
+  // Without those that `left_out` marks, by their place among the sorted keys; empty marks none.
+  std::vector<std::uint8_t> keys_in_row_order(const std::vector<std::uint8_t>& left_out = {}) const;
 
   std::uint64_t offset(std::int64_t row) const;
   std::size_t size() const { return n_; }
