@@ -39,9 +39,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_full_disk_is_one_line_and_the_next_run_goes_on(
-    disk: Path, photos: Path, run: Run
-) -> None:
+def test_full_disk_is_one_line_and_the_next_run_goes_on(disk: Path, photos: Path, run: Run) -> None:
     store = disk / "store"
     first = run("extract", photos, "--store", store, *BATCH)
     assert first.exit_code == 1
