@@ -15,6 +15,7 @@ import numpy as np
 from pyfeat.backbones import Fidelity
 from pyfeat.extract import FeatureExtractor, Input, Outcome, run
 from pyfeat.jobs._account import Account
+from pyfeat.jobs._forward import close_sources
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
 from pyfeat.jobs._ray import run_on_ray
@@ -101,6 +102,7 @@ def _do(
                     break
     finally:
         account.close()
+        close_sources()
     return stop
 
 
