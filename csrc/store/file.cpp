@@ -178,6 +178,11 @@ void make_folder(const std::string& path) {
   });
 }
 
+void remove_folder(const std::string& path) {
+  operation(Operation::Kind::kRemove, "cannot remove", path,
+            [&] { return ::rmdir(path.c_str()) != 0 && errno != ENOENT ? -1 : 0; });
+}
+
 void sync_folder_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);

@@ -77,6 +77,7 @@ class Mapping {
 
 void rename_file(const std::string& from, const std::string& to);
 void remove_file(const std::string& path);
+void remove_folder(const std::string& path);  // must be empty
 // Removes, if it can, what was not finished: no harm where it stays, but room on a full disk.
 void discard_file(const std::string& path) noexcept;
 // Makes one folder; one that is there is fine. Its name is on the disk after `sync_folder_of` it.

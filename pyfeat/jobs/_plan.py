@@ -116,7 +116,7 @@ def plan(
     dtype : str, default="float32"
     device : str, default="auto"
     column : str, optional
-        Column of a list that holds the paths, or the texts.
+        Column of a table that holds the paths, the files or the texts (see `collect_inputs`).
     progress : bool or callable, default=False
         Counts what was tried.
 

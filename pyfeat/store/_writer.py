@@ -186,10 +186,11 @@ class Writer:
 
     def _holds_all(self, segment: Path, tail: Tail) -> bool:
         try:
-            rows = open_segment(segment, self._space).find(tail.keys())
-        except StoreError:
+            opened = open_segment(segment, self._space)
+        except (StoreError, FileNotFoundError):
             return False
-        return bool((rows >= 0).all())
+        # A damaged copy is no reason to give up what it was made of.
+        return bool((opened.find(tail.keys()) >= 0).all()) and not opened.damaged_rows()
 
     def _own_tail(self) -> Tail:
         if self._tail is None:
