@@ -3,17 +3,18 @@
 #include <pybind11/stl.h>
 
 #include "../store/crc32c.h"
-#include "../store/faults.h"
-#include "../store/file_stats.h"
+#include "../store/merge.h"
 #include "../store/seal.h"
 #include "../store/segment.h"
 #include "../store/segment_index.h"
 #include "../store/segments.h"
 #include "../store/tail.h"
 #include "bindings.h"
+#include "store_files.h"
 
 namespace py = pybind11;
 using namespace pyfeat::store;
+using pyfeat::as_path;
 using pyfeat::Item;
 
 namespace {
@@ -39,12 +40,6 @@ py::array_t<T> as_array(const std::vector<T>& values) {
 py::array_t<std::uint8_t> as_keys(const std::vector<std::uint8_t>& keys) {
   const auto n = static_cast<py::ssize_t>(keys.size() / kKeyBytes);
   return py::array_t<std::uint8_t>({n, static_cast<py::ssize_t>(kKeyBytes)}, keys.data());
-}
-
-// Names of files are bytes: what is no UTF-8 becomes a str as everywhere in Python.
-py::str as_path(const std::string& path) {
-  return py::reinterpret_steal<py::str>(
-      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size())));
 }
 
 template <typename Source>
@@ -108,53 +103,6 @@ std::size_t check_request(const Segments& segments, const Request& request, cons
   return row_bytes;
 }
 
-void bind_files(py::module_& m) {
-  m.def(
-      "replace_file",
-      [](const std::string& path, const std::string& hidden, const py::bytes& content) {
-        const std::string_view view(content);
-        const py::gil_scoped_release release;
-        replace_file(path, hidden, view.data(), view.size());
-      },
-      py::arg("path"), py::arg("hidden"), py::arg("content"),
-      "Writes `content` to `hidden`, which then takes the name `path`; all or nothing.");
-  m.def("make_folder", &make_folder, py::arg("path"), "Makes one folder, unless it is there.");
-  m.def("sync_folder_of", &sync_folder_of, py::arg("path"),
-        "Returns when the name of a file, or of a folder, is on the disk.");
-}
-
-// (kind, failed, path, what): the new name of a rename, the size of a cut, the bytes of an append.
-py::tuple as_tuple(const Operation& o) {
-  using Kind = Operation::Kind;
-  static constexpr const char* kNames[] = {"create", "append", "truncate",    "sync",
-                                           "rename", "remove", "make_folder", "sync_folder"};
-  py::object what = py::none();
-  if (o.kind == Kind::kRename) what = as_path(o.to);
-  if (o.kind == Kind::kTruncate) what = py::int_(o.size);
-  if (o.kind == Kind::kAppend) what = py::bytes(o.bytes);
-  return py::make_tuple(kNames[static_cast<int>(o.kind)], o.failed, as_path(o.path), what);
-}
-
-void bind_faults(py::module_& m) {
-  m.def("fail_from_operation", &fail_from_operation, py::arg("n"), py::arg("code"),
-        py::arg("kept") = kHalf,
-        "Test seam: the n-th disk operation from now and all after it fail; 0 switches it off. An "
-        "append that fails keeps `kept` bytes, by default half.");
-  m.def("fail_operation", &fail_operation, py::arg("n"), py::arg("code"), py::arg("kept") = kHalf,
-        "Test seam: only the n-th disk operation from now fails.");
-  m.def("operation_count", &operation_count, "Disk operations since the process began.");
-  m.def("record_operations", &record_operations, py::arg("on"),
-        "Test seam: begins a new record of all disk operations, or ends it.");
-  m.def(
-      "recorded_operations",
-      [] {
-        py::list all;
-        for (const Operation& o : recorded_operations()) all.append(as_tuple(o));
-        return all;
-      },
-      "(kind, failed, path, what) of every recorded operation.");
-}
-
 void bind_tail(py::module_& m) {
   py::class_<Tail>(m, "Tail", "A writer's own log.")
       .def_static(
@@ -204,14 +152,31 @@ void bind_segment(py::module_& m) {
   py::class_<Segment, std::shared_ptr<Segment>>(m, "Segment", "A mapped, sealed segment.")
       .def(py::init([](const std::string& path, std::size_t n, std::size_t row_bytes,
                        std::uint64_t keys, std::uint64_t order, std::uint64_t crcs,
-                       std::uint64_t rows, std::uint64_t scales) {
-             return Segment(path, n, row_bytes, {keys, order, crcs, scales, rows});
+                       std::uint64_t rows, std::uint64_t scales, std::size_t there) {
+             return Segment(path, n, row_bytes, {keys, order, crcs, scales, rows}, there);
            }),
            py::arg("path"), py::arg("n"), py::arg("row_bytes"), py::arg("keys"), py::arg("order"),
-           py::arg("crcs"), py::arg("rows"), py::arg("scales") = 0)
+           py::arg("crcs"), py::arg("rows"), py::arg("scales") = 0,
+           py::arg("there") = ~std::size_t{0})
       .def("find", &find<const Segment>, py::arg("keys"))
       .def("damaged_rows", &Segment::damaged_rows, py::call_guard<py::gil_scoped_release>())
       .def("crc_of", &Segment::crc_of, py::call_guard<py::gil_scoped_release>())
+      .def("intact",
+           [](const Segment& s) {
+             std::vector<std::uint8_t> keys;
+             std::vector<std::int64_t> rows;
+             {
+               const py::gil_scoped_release release;
+               s.intact(keys, rows);
+             }
+             return py::make_tuple(as_keys(keys), as_array(rows));
+           })
+      .def("__len__", &Segment::size)
+      .def("sorted_keys",
+           [](const Segment& s, std::size_t begin, std::size_t end) {
+             require(begin <= end && end <= s.size(), "begin and end must lie in the segment");
+             return py::array_t<std::uint8_t>({end - begin, kKeyBytes}, s.key_at(begin));
+           })
       .def("keys", [](const Segment& s) { return as_keys(s.keys_in_row_order()); })
       .def("offset", &Segment::offset, py::arg("row"))
       .def_property_readonly("path", [](const Segment& s) { return as_path(s.path()); });
@@ -239,7 +204,20 @@ void bind_segments(py::module_& m) {
           },
           py::arg("keys"), py::arg("threads"),
           "(segment, row) of every key, int64: the first segment that holds it; -1 where none "
-          "does.");
+          "does.")
+      .def(
+          "keys",
+          [](const SegmentIndex& index, std::size_t threads) {
+            std::vector<std::uint8_t> keys;
+            {
+              const py::gil_scoped_release release;
+              keys = index.keys(threads);
+            }
+            return as_keys(keys);
+          },
+          py::arg("threads"), "Every key once, (n, 16) uint8, in the order the rows were written.")
+      .def("count_keys", &SegmentIndex::count_keys, py::arg("threads"),
+           py::call_guard<py::gil_scoped_release>());
   m.def(
       "gather",
       [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,
@@ -260,27 +238,38 @@ void bind_segments(py::module_& m) {
       "Items: 0 float32, 1 float16, 2 bfloat16, 3 int8.");
 }
 
-void bind_file_stats(py::module_& m) {
+RowFormat row_format(const std::string& dtype, std::size_t dim, std::size_t row_bytes,
+                     const std::string& space) {
+  return {dtype, dim, row_bytes, dtype == "I8" ? kScaleBytes : 0, space};
+}
+
+void bind_merge(py::module_& m) {
   m.def(
-      "stat_files",
-      [](const py::bytes& names, std::size_t threads) {
-        const std::string_view all(names);
-        require(all.empty() || all.back() == '\0', "names must end in a zero byte each");
-        std::vector<const char*> paths;
-        for (std::size_t at = 0; at < all.size(); at = all.find('\0', at) + 1)
-          paths.push_back(all.data() + at);
-        std::vector<FileStat> stats;
-        {
-          const py::gil_scoped_release release;
-          stats = stat_files(paths, threads);
+      "merge",
+      [](const Segments& segments, const Bytes& keys, const Numbers& source, const Numbers& row,
+         const std::string& hidden, const std::string& path, const std::string& dtype,
+         std::size_t dim, const std::string& space) {
+        const Picked picked{segments, keys.data(), source.data(), row.data(), count_keys(keys)};
+        const auto n = static_cast<py::ssize_t>(picked.n);
+        require(source.size() == n && row.size() == n, "source and row must have one number a key");
+        require(!segments.empty(), "segments must not be empty");
+        const std::size_t scale = dtype == "I8" ? kScaleBytes : 0;
+        const std::size_t row_bytes = segments[0]->row_bytes() + scale;
+        for (const Segment* s : segments)
+          require(s && s->row_bytes() + scale == row_bytes && s->has_scales() == (scale > 0),
+                  "segments must have rows of one size");
+        for (std::size_t i = 0; i < picked.n; ++i) {
+          const auto s = static_cast<std::size_t>(picked.source[i]);
+          require(
+              s < segments.size() && static_cast<std::size_t>(picked.row[i]) < segments[s]->size(),
+              "rows must lie in their segment");
         }
-        static_assert(sizeof(FileStat) == 16);
-        return Numbers({static_cast<py::ssize_t>(stats.size()), py::ssize_t{2}},
-                       reinterpret_cast<const std::int64_t*>(stats.data()));
+        const py::gil_scoped_release release;
+        merge(picked, row_format(dtype, dim, row_bytes, space), hidden, path);
       },
-      py::arg("names"), py::arg("threads"),
-      "(size, mtime_ns) of files, (n, 2) int64, by names that end in a zero byte each; -1 for\n"
-      "what is no regular file.");
+      py::arg("segments"), py::arg("keys"), py::arg("source"), py::arg("row"), py::arg("hidden"),
+      py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
+      "Writes rows of segments as a new segment. OSError if one fails its checksum.");
 }
 
 }  // namespace
@@ -307,14 +296,19 @@ void bind_store(py::module_& m) {
         return crc32c(view.data(), view.size(), before);
       },
       py::arg("data"), py::arg("before") = 0, "CRC32C of bytes.");
-  m.def("seal", &seal, py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"),
-        py::arg("space"), py::arg("aside"), py::call_guard<py::gil_scoped_release>());
-  bind_files(m);
-  bind_faults(m);
+  m.def(
+      "seal",
+      [](Tail& tail, const std::string& path, const std::string& dtype, std::size_t dim,
+         const std::string& space, const std::string& aside) {
+        return seal(tail, path, row_format(dtype, dim, tail.row_bytes(), space), aside);
+      },
+      py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
+      py::arg("aside"), py::call_guard<py::gil_scoped_release>());
+  bind_merge(m);
+  bind_store_files(m);
   bind_tail(m);
   bind_segment(m);
   bind_segments(m);
-  bind_file_stats(m);
 }
 
 }  // namespace pyfeat

@@ -45,13 +45,17 @@ static inline const void* skip_items(const void* data, Item item, std::ptrdiff_t
   return static_cast<const std::uint8_t*>(data) + n * bytes_of(item);
 }
 
+// Rows of a file may begin at any byte.
+using AnyFloat __attribute__((aligned(1))) = float;
+using AnyBits16 __attribute__((aligned(1))) = std::uint16_t;
+
 // out[i] = scale * data[i], i < n
 static inline void to_floats(const void* data, Item item, std::ptrdiff_t n, float scale,
                              float* out) {
   std::ptrdiff_t i = 0;
   switch (item) {
     case Item::kFloat32: {
-      const float* x = static_cast<const float*>(data);
+      const AnyFloat* x = static_cast<const AnyFloat*>(data);
       for (; i < n; ++i) out[i] = scale * x[i];
       return;
     }
@@ -61,12 +65,12 @@ static inline void to_floats(const void* data, Item item, std::ptrdiff_t n, floa
       return;
     }
     case Item::kBFloat16: {
-      const std::uint16_t* x = static_cast<const std::uint16_t*>(data);
+      const AnyBits16* x = static_cast<const AnyBits16*>(data);
       for (; i < n; ++i) out[i] = scale * from_bfloat16(x[i]);
       return;
     }
     case Item::kFloat16: {
-      const std::uint16_t* x = static_cast<const std::uint16_t*>(data);
+      const AnyBits16* x = static_cast<const AnyBits16*>(data);
 #if defined(PYFEAT_AVX512)
       for (; i + 16 <= n; i += 16)
         store_floats(out + i, reinterpret_cast<Floats>(_mm512_cvtph_ps(

@@ -28,7 +28,8 @@ const Bytes* running = nullptr;
 
 void keep_crash() {
   if (running == nullptr) return;
-  const auto name = "crash-" + std::to_string(pyfeat::fuzz::slow_crc(running->data(), running->size()));
+  const auto name =
+      "crash-" + std::to_string(pyfeat::fuzz::slow_crc(running->data(), running->size()));
   pyfeat::fuzz::write_file(name, *running, running->size());
   std::fprintf(stderr, "input written to %s\n", name.c_str());
 }
@@ -78,7 +79,8 @@ class Mutator {
         number(b, at);
         break;
       case 5:
-        for (std::size_t i = 1 + below(64); i > 0; --i) b.push_back(static_cast<std::uint8_t>(random_()));
+        for (std::size_t i = 1 + below(64); i > 0; --i)
+          b.push_back(static_cast<std::uint8_t>(random_()));
         break;
       default:
         if (!other.empty()) {
@@ -90,8 +92,8 @@ class Mutator {
   }
 
   void number(Bytes& b, std::size_t at) {
-    static const std::uint64_t kNumbers[] = {0, 1, 16, 64, 4096, 1u << 31, ~0u, 1ull << 48,
-                                             1ull << 60, 1ull << 63, ~0ull};
+    static const std::uint64_t kNumbers[] = {
+        0, 1, 16, 64, 4096, 1u << 31, ~0u, 1ull << 48, 1ull << 60, 1ull << 63, ~0ull};
     std::uint64_t value = kNumbers[below(std::size(kNumbers))] + below(3) - 1;
     if (b.size() >= at + 8) std::memcpy(b.data() + at, &value, 8);
   }
@@ -109,9 +111,12 @@ Options parse(int argc, char** argv) {
   Options o;
   for (int i = 1; i < argc; ++i) {
     const std::string a = argv[i];
-    if (a.rfind("-max_total_time=", 0) == 0) o.seconds = std::atof(a.c_str() + 16);
-    else if (a.rfind("-seed=", 0) == 0) o.seed = static_cast<unsigned>(std::atol(a.c_str() + 6));
-    else if (a[0] != '-') (fs::is_directory(a) ? o.folders : o.files).emplace_back(a);
+    if (a.rfind("-max_total_time=", 0) == 0)
+      o.seconds = std::atof(a.c_str() + 16);
+    else if (a.rfind("-seed=", 0) == 0)
+      o.seed = static_cast<unsigned>(std::atol(a.c_str() + 6));
+    else if (a[0] != '-')
+      (fs::is_directory(a) ? o.folders : o.files).emplace_back(a);
   }
   return o;
 }
@@ -137,11 +142,12 @@ int main(int argc, char** argv) {
       run(corpus.back());
     }
   Mutator mutator(options.seed);
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(options.seconds);
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::duration<double>(options.seconds);
   std::size_t runs = 0;
   for (; std::chrono::steady_clock::now() < end; ++runs) {
-    Bytes input = mutator.mutate(corpus[mutator.below(corpus.size())],
-                                 corpus[mutator.below(corpus.size())]);
+    Bytes input =
+        mutator.mutate(corpus[mutator.below(corpus.size())], corpus[mutator.below(corpus.size())]);
     if (!run(input)) continue;
     const auto name = std::to_string(pyfeat::fuzz::slow_crc(input.data(), input.size()));
     pyfeat::fuzz::write_file(options.folders[0] / name, input, input.size());

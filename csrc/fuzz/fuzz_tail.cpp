@@ -1,8 +1,11 @@
-// A tail of any bytes: read while it grows and after it was cut, adopted, sealed, read as a segment.
+// A tail of any bytes: read while it grows and after it was cut, adopted, sealed, read as a
+// segment.
 //
-// Input: row bytes, cut (2 bytes), records whose CRC is set right (a bit each), file content.
+// Input: row bytes (and in the highest bit whether rows begin with a scale), cut (2 bytes), records
+// whose CRC is set right (a bit each), file content.
 #include <unistd.h>
 
+#include <cstring>
 #include <map>
 
 #include "../store/seal.h"
@@ -21,7 +24,9 @@ using Bytes = std::vector<std::uint8_t>;
 struct Case {
   Case(const std::uint8_t* data, std::size_t size) {
     Input input(data, size);
-    row_bytes = 1 + input.byte() % 32;
+    const std::uint8_t shape = input.byte();
+    scale_bytes = shape >> 7 ? store::kScaleBytes : 0;
+    row_bytes = 1 + shape % 32 + scale_bytes;
     const std::uint64_t wanted = input.number(2);
     const std::uint8_t whole = input.byte();
     content = input.rest();
@@ -49,7 +54,7 @@ struct Case {
     return found;
   }
 
-  std::size_t row_bytes, cut;
+  std::size_t row_bytes, scale_bytes, cut;
   Bytes content;
 };
 
@@ -93,16 +98,22 @@ void check_segment(const std::string& path, const Case& c, const std::map<Bytes,
   std::uint64_t length;
   std::memcpy(&length, file.data(), 8);
   const std::uint64_t keys = 8 + length, order = keys + 16 * n, crcs = order + 8 * n;
-  must(file.size() == crcs + 4 * n + n * c.row_bytes, "a segment has the size of its tables");
-  const Segment segment(path, n, c.row_bytes, {keys, order, crcs, crcs + 4 * n});
+  const std::uint64_t scales = crcs + 4 * n, rows_at = scales + c.scale_bytes * n;
+  const std::size_t code_bytes = c.row_bytes - c.scale_bytes;
+  must(file.size() == rows_at + n * code_bytes, "a segment has the size of its tables");
+  const Segment segment(path, n, code_bytes,
+                        {keys, order, crcs, c.scale_bytes > 0 ? scales : 0, rows_at});
   must(segment.damaged_rows().empty(), "a new segment is whole");
   must(segment.keys_in_row_order().size() == n * kKeyBytes, "a segment has every key");
   for (const auto& [key, row] : rows) {
-    std::int64_t number;
-    segment.find(key.data(), 1, &number);
-    must(number >= 0, "a sealed key is found");
-    const std::uint8_t* got = segment.row(static_cast<std::uint64_t>(number));
-    must(std::memcmp(got, row.data(), c.row_bytes) == 0, "a sealed row is that of the tail");
+    std::int64_t found;
+    segment.find(key.data(), 1, &found);
+    must(found >= 0, "a sealed key is found");
+    const auto number = static_cast<std::size_t>(found);
+    const std::uint8_t* scale = file.data() + scales + number * c.scale_bytes;
+    must(std::memcmp(scale, row.data(), c.scale_bytes) == 0, "a scale is that of the tail");
+    must(std::memcmp(segment.row(number), row.data() + c.scale_bytes, code_bytes) == 0,
+         "a sealed row is that of the tail");
   }
 }
 
@@ -123,7 +134,8 @@ void run(const Case& c) {
   const auto tail = Tail::adopt(path, c.row_bytes);
   must(tail != nullptr, "a tail that nobody holds is adopted");
   check_tail(*tail, c, rows);
-  must(seal(*tail, sealed, "U8", c.row_bytes, "", "") == rows.size(), "every good row is sealed");
+  must(seal(*tail, sealed, c.scale_bytes > 0 ? "I8" : "U8", 1, "", "") == rows.size(),
+       "every good row is sealed");
   if (rows.empty()) return;
   check_segment(sealed, c, rows);
   store::remove_file(sealed);

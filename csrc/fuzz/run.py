@@ -18,7 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TARGETS = ("tail", "segment")
-STORE = ("crc32c", "faults", "file", "seal", "segment", "segments", "tail")
+STORE = ("crc32c", "faults", "file", "key_map", "key_table", "seal", "segment", "segment_index")
+STORE += ("segments", "tail")
 FLAGS = ["-std=c++17", "-g", "-O1", "-fno-omit-frame-pointer", "-pthread"]
 FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # Kernels of one instruction set: the one that every compiler can check.

@@ -13,8 +13,8 @@ namespace pyfeat::store {
 // Of an append that fails: half of its bytes are written before.
 constexpr std::uint64_t kHalf = ~std::uint64_t{0};
 
-// The n-th operation from now fails with `code`, an append after writing its first `kept` bytes, and
-// so does every one after it. n = 0: none does.
+// The n-th operation from now fails with `code`, an append after writing its first `kept` bytes,
+// and so does every one after it. n = 0: none does.
 void fail_from_operation(std::uint64_t n, int code, std::uint64_t kept);
 // Only the n-th operation from now fails.
 void fail_operation(std::uint64_t n, int code, std::uint64_t kept);
@@ -23,7 +23,16 @@ std::uint64_t operation_count();
 
 // What happened to the disk. `failed`: with nothing changed, but for the `bytes` of an append.
 struct Operation {
-  enum class Kind { kCreate, kAppend, kTruncate, kSync, kRename, kRemove, kMakeFolder, kSyncFolder };
+  enum class Kind {
+    kCreate,
+    kAppend,
+    kTruncate,
+    kSync,
+    kRename,
+    kRemove,
+    kMakeFolder,
+    kSyncFolder
+  };
   Kind kind;
   bool failed;
   std::string path;

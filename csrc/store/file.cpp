@@ -104,8 +104,7 @@ void File::sync() {
 }
 
 void File::sync_data() {
-  operation("cannot sync", path_);
-  if (::fdatasync(fd_) != 0) fail(errno, "cannot sync", path_);
+  operation(Operation::Kind::kSync, "cannot sync", path_, [&] { return ::fdatasync(fd_); });
 }
 
 std::uint64_t File::size() const {
@@ -159,9 +158,13 @@ void rename_file(const std::string& from, const std::string& to) {
 }
 
 void remove_file(const std::string& path) {
-  operation(Operation::Kind::kRemove, "cannot remove", path, [&] {
-    return ::unlink(path.c_str()) != 0 && errno != ENOENT ? -1 : 0;
-  });
+  operation(Operation::Kind::kRemove, "cannot remove", path,
+            [&] { return ::unlink(path.c_str()) != 0 && errno != ENOENT ? -1 : 0; });
+}
+
+void discard_file(const std::string& path) noexcept {
+  Step step(Operation::Kind::kRemove, path);
+  if (!step.failure() && ::unlink(path.c_str()) == 0) step.done();
 }
 
 void make_folder(const std::string& path) {
@@ -173,6 +176,11 @@ void make_folder(const std::string& path) {
     errno = code;
     return code == EEXIST && is_folder ? 0 : -1;
   });
+}
+
+void remove_folder(const std::string& path) {
+  operation(Operation::Kind::kRemove, "cannot remove", path,
+            [&] { return ::rmdir(path.c_str()) != 0 && errno != ENOENT ? -1 : 0; });
 }
 
 void sync_folder_of(const std::string& path) {
@@ -193,7 +201,7 @@ void replace_file(const std::string& path, const std::string& hidden, const void
     }
     rename_file(hidden, path);
   } catch (const StoreError&) {
-    ::unlink(hidden.c_str());  // no operation that may fail: nobody would hear of it
+    discard_file(hidden);
     throw;
   }
   sync_folder_of(path);

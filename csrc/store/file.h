@@ -77,11 +77,14 @@ class Mapping {
 
 void rename_file(const std::string& from, const std::string& to);
 void remove_file(const std::string& path);
+void remove_folder(const std::string& path);  // must be empty
+// Removes, if it can, what was not finished: no harm where it stays, but room on a full disk.
+void discard_file(const std::string& path) noexcept;
 // Makes one folder; one that is there is fine. Its name is on the disk after `sync_folder_of` it.
 void make_folder(const std::string& path);
 void sync_folder_of(const std::string& path);
-// A crash leaves the old file, or none, or the new one: `content` is written to `hidden` and synced,
-// which then takes the name `path`, and the folder is synced.
+// A crash leaves the old file, or none, or the new one: `content` is written to `hidden` and
+// synced, which then takes the name `path`, and the folder is synced.
 void replace_file(const std::string& path, const std::string& hidden, const void* content,
                   std::size_t size);
 

@@ -1,125 +1,23 @@
 #include "seal.h"
 
-#include <algorithm>
-#include <cstdio>
 #include <cstring>
-#include <numeric>
 #include <vector>
 
-#include "crc32c.h"
-
 namespace pyfeat::store {
-namespace {
 
-constexpr std::size_t kWriteBytes = 4 << 20;
-
-struct Columns {
-  std::vector<std::uint8_t> keys;    // sorted
-  std::vector<std::uint64_t> order;  // row number of each key
-  std::vector<std::uint32_t> crcs;   // in row order
-};
-
-Columns make_columns(const Tail& tail, const std::vector<std::int64_t>& records) {
-  const std::size_t n = records.size();
-  Columns c{std::vector<std::uint8_t>(n * kKeyBytes), std::vector<std::uint64_t>(n),
-            std::vector<std::uint32_t>(n)};
-  std::iota(c.order.begin(), c.order.end(), 0);
-  std::sort(c.order.begin(), c.order.end(), [&](std::uint64_t a, std::uint64_t b) {
-    return Key::load(tail.record(records[a])) < Key::load(tail.record(records[b]));
-  });
-  for (std::size_t i = 0; i < n; ++i) {
-    std::memcpy(c.keys.data() + i * kKeyBytes, tail.record(records[c.order[i]]), kKeyBytes);
-    std::memcpy(&c.crcs[i], tail.record(records[i]) + kKeyBytes + tail.row_bytes(), 4);
-  }
-  return c;
-}
-
-std::string hex(std::uint32_t value) {
-  char text[9];
-  std::snprintf(text, sizeof text, "%08x", value);
-  return text;
-}
-
-std::string tensor(const char* name, const std::string& dtype, const std::string& shape,
-                   std::uint64_t begin, std::uint64_t end) {
-  return std::string(",\"") + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + shape +
-         "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
-}
-
-// What the rows of a tail become: `scale_bytes` at the beginning of each are a tensor of their own.
-struct RowFormat {
-  std::string dtype;
-  std::size_t dim;
-  std::size_t row_bytes;
-  std::size_t scale_bytes;
-};
-
-// The 8-byte length and the JSON of a safetensors file, padded so that the tensors begin at a
-// multiple of 64.
-std::string make_header(const Columns& c, const RowFormat& format, const std::string& space) {
-  const std::uint64_t n = c.order.size();
-  const std::string rows = std::to_string(n);
-  const std::uint64_t keys = n * kKeyBytes, order = keys + n * 8, crcs = order + n * 4;
-  const std::uint64_t scales = crcs + n * format.scale_bytes;
-  const std::uint64_t end = scales + n * (format.row_bytes - format.scale_bytes);
-  std::string json = "{\"__metadata__\":{\"format\":\"pyfeat-segment\",\"version\":\"" +
-                     std::to_string(kVersion) + "\",\"space\":\"" + space +
-                     "\",\"crc32c_keys\":\"" + hex(crc32c(c.keys.data(), c.keys.size())) +
-                     "\",\"crc32c_order\":\"" + hex(crc32c(c.order.data(), n * 8)) +
-                     "\",\"crc32c_crcs\":\"" + hex(crc32c(c.crcs.data(), n * 4)) + "\"}";
-  json += tensor("keys", "U8", rows + "," + std::to_string(kKeyBytes), 0, keys);
-  json += tensor("order", "U64", rows, keys, order);
-  json += tensor("crcs", "U32", rows, order, crcs);
-  if (format.scale_bytes > 0) json += tensor("scales", "F32", rows, crcs, scales);
-  json += tensor("rows", format.dtype, rows + "," + std::to_string(format.dim), scales, end);
-  json += "}";
-  while ((8 + json.size()) % 64 != 0) json += ' ';
-  const std::uint64_t length = json.size();
-  std::string header(8, '\0');
-  std::memcpy(header.data(), &length, 8);
-  return header + json;
-}
-
-// Appends `size` bytes of each row, from byte `begin` on.
-void write_column(File& file, const Tail& tail, const std::vector<std::int64_t>& records,
-                  std::size_t begin, std::size_t size) {
-  std::vector<std::uint8_t> buffer;
-  buffer.reserve(kWriteBytes + size);
-  for (std::int64_t record : records) {
-    const std::uint8_t* row = tail.record(record) + kKeyBytes + begin;
-    buffer.insert(buffer.end(), row, row + size);
-    if (buffer.size() >= kWriteBytes) {
-      file.append(buffer.data(), buffer.size());
-      buffer.clear();
-    }
-  }
-  if (!buffer.empty()) file.append(buffer.data(), buffer.size());
-}
-
-}  // namespace
-
-std::size_t seal(Tail& tail, const std::string& path, const std::string& dtype, std::size_t dim,
-                 const std::string& space, const std::string& aside) {
+std::size_t seal(Tail& tail, const std::string& path, const RowFormat& format,
+                 const std::string& aside) {
   const std::vector<std::int64_t> records = tail.newest_records();
-  if (!records.empty()) {
-    const Columns columns = make_columns(tail, records);
-    const RowFormat format{dtype, dim, tail.row_bytes(), dtype == "I8" ? kScaleBytes : 0};
-    const std::string header = make_header(columns, format, space);
-    const std::string hidden = tail.path() + ".seal.tmp";
-    remove_file(hidden);  // of a seal that did not finish; the tail's lock makes this ours alone
-    {
-      File file = File::create(hidden);
-      file.append(header.data(), header.size());
-      file.append(columns.keys.data(), columns.keys.size());
-      file.append(columns.order.data(), columns.order.size() * 8);
-      file.append(columns.crcs.data(), columns.crcs.size() * 4);
-      if (format.scale_bytes > 0) write_column(file, tail, records, 0, format.scale_bytes);
-      write_column(file, tail, records, format.scale_bytes, format.row_bytes - format.scale_bytes);
-      file.sync();
-    }
-    rename_file(hidden, path);
-    sync_folder_of(path);
-  }
+  const auto record = [&](std::size_t i) {
+    const std::uint8_t* key = tail.record(records[i]);
+    const std::uint8_t* row = key + kKeyBytes;
+    std::uint32_t crc;
+    std::memcpy(&crc, row + format.row_bytes, sizeof crc);
+    return Record{key, row, row + format.scale_bytes, crc};
+  };
+  // The tail's lock makes the hidden name ours alone.
+  if (!records.empty())
+    write_segment(records.size(), record, format, tail.path() + ".seal.tmp", path);
   if (aside.empty()) {
     remove_file(tail.path());
   } else {

@@ -9,33 +9,27 @@
 namespace pyfeat::store {
 namespace {
 
-constexpr std::size_t kKeysAtOnce = 16;
 // Of n keys the first guess misses by some sqrt(n) / 2, each better one by the root of that.
 constexpr int kBetterGuesses = 3;
 constexpr std::size_t kWindow = 16;  // keys around the last guess that are compared at once
 
-// Where among n sorted hashes one with these leading bits is expected.
-std::size_t expected_position(std::uint64_t high, std::size_t n) {
-  return static_cast<std::size_t>((static_cast<unsigned __int128>(high) * n) >> 64);
-}
-
 // Where a table of n entries ends; the largest number when that is none of 64 bits.
 std::uint64_t end_of(std::uint64_t begin, std::uint64_t n, std::uint64_t size) {
   std::uint64_t bytes, end;
-  const bool too_far = __builtin_mul_overflow(n, size, &bytes) ||
-                       __builtin_add_overflow(begin, bytes, &end);
+  const bool too_far =
+      __builtin_mul_overflow(n, size, &bytes) || __builtin_add_overflow(begin, bytes, &end);
   return too_far ? ~std::uint64_t{0} : end;
 }
 
 }  // namespace
 
 Segment::Segment(const std::string& path, std::size_t n, std::size_t row_bytes,
-                 SegmentLayout layout)
-    : path_(path), n_(n), row_bytes_(row_bytes), layout_(layout) {
+                 SegmentLayout layout, std::size_t there)
+    : path_(path), n_(n), row_bytes_(row_bytes), there_(std::min(there, n)), layout_(layout) {
   const File file = File::open_for_reading(path);
   const std::uint64_t need =
       std::max({end_of(layout.keys, n, kKeyBytes), end_of(layout.order, n, 8),
-                end_of(layout.crcs, n, 4), end_of(layout.rows, n, row_bytes),
+                end_of(layout.crcs, n, 4), end_of(layout.rows, there_, row_bytes),
                 layout.scales ? end_of(layout.scales, n, kScaleBytes) : 0});
   if (file.size() < need) throw StoreError(EIO, "is shorter than its header says", path);
   map_ = Mapping(file, file.size());
@@ -52,10 +46,10 @@ std::uint64_t Segment::order(std::size_t i) const {
 std::size_t Segment::better_guess(std::size_t guess, const Key& wanted) const {
   const std::uint64_t there = key(guess).high;
   if (wanted.high < there) {
-    const std::size_t back = expected_position(there - wanted.high, n_);
+    const std::size_t back = expected_position(there - wanted.high);
     return guess > back ? guess - back : 0;
   }
-  const std::size_t on = expected_position(wanted.high - there, n_);
+  const std::size_t on = expected_position(wanted.high - there);
   return std::min(guess + on, n_ - 1);
 }
 
@@ -100,39 +94,49 @@ std::size_t Segment::search(std::size_t guess, const Key& wanted) const {
   return low;
 }
 
+// Guesses for several keys are mended side by side, so that none waits for memory alone.
+void Segment::find_each(const Segment* const* segments, const Key* wanted, std::size_t n,
+                        std::int64_t* rows) {
+  std::size_t at[kKeysAtOnce];
+  for (std::size_t j = 0; j < n; ++j) {
+    at[j] = segments[j]->expected_position(wanted[j].high);
+    __builtin_prefetch(segments[j]->key_at(at[j]));
+  }
+  for (int round = 0; round < kBetterGuesses; ++round) {
+    for (std::size_t j = 0; j < n; ++j) {
+      at[j] = segments[j]->better_guess(at[j], wanted[j]);
+      __builtin_prefetch(segments[j]->key_at(at[j]));
+    }
+  }
+  for (std::size_t j = 0; j < n; ++j) {
+    const Segment& s = *segments[j];
+    __builtin_prefetch(s.key_at(at[j] - std::min(at[j], kWindow / 2)));
+    __builtin_prefetch(s.key_at(at[j] + kWindow / 2));  // past the keys lie other tables: no harm
+  }
+  for (std::size_t j = 0; j < n; ++j) {
+    at[j] = segments[j]->first_not_below(at[j], wanted[j]);
+    __builtin_prefetch(segments[j]->order_at(at[j]));
+  }
+  for (std::size_t j = 0; j < n; ++j) {
+    const Segment& s = *segments[j];
+    const bool found = at[j] < s.n_ && s.key(at[j]) == wanted[j];
+    const std::uint64_t row = found ? s.order(at[j]) : s.n_;
+    rows[j] = row < s.n_ ? static_cast<std::int64_t>(row) : -1;
+  }
+}
+
 void Segment::find(const std::uint8_t* keys, std::size_t n, std::int64_t* rows) const {
   if (n_ == 0) {
     std::fill(rows, rows + n, -1);
     return;
   }
+  const Segment* segments[kKeysAtOnce];
+  std::fill(segments, segments + kKeysAtOnce, this);
   for (std::size_t begin = 0; begin < n; begin += kKeysAtOnce) {
     const std::size_t m = std::min(kKeysAtOnce, n - begin);
     Key wanted[kKeysAtOnce];
-    std::size_t at[kKeysAtOnce];
-    for (std::size_t j = 0; j < m; ++j) {
-      wanted[j] = Key::load(keys + (begin + j) * kKeyBytes);
-      at[j] = expected_position(wanted[j].high, n_);
-      __builtin_prefetch(key_at(at[j]));
-    }
-    for (int round = 0; round < kBetterGuesses; ++round) {
-      for (std::size_t j = 0; j < m; ++j) {
-        at[j] = better_guess(at[j], wanted[j]);
-        __builtin_prefetch(key_at(at[j]));
-      }
-    }
-    for (std::size_t j = 0; j < m; ++j) {
-      __builtin_prefetch(key_at(at[j] - std::min(at[j], kWindow / 2)));
-      __builtin_prefetch(key_at(at[j] + kWindow / 2));  // past the keys lie other tables: no harm
-    }
-    for (std::size_t j = 0; j < m; ++j) {
-      at[j] = first_not_below(at[j], wanted[j]);
-      __builtin_prefetch(order_at(at[j]));
-    }
-    for (std::size_t j = 0; j < m; ++j) {
-      const bool found = at[j] < n_ && key(at[j]) == wanted[j];
-      const std::uint64_t row = found ? order(at[j]) : n_;
-      rows[begin + j] = row < n_ ? static_cast<std::int64_t>(row) : -1;
-    }
+    for (std::size_t j = 0; j < m; ++j) wanted[j] = Key::load(keys + (begin + j) * kKeyBytes);
+    find_each(segments, wanted, m, rows + begin);
   }
 }
 
@@ -154,6 +158,40 @@ std::vector<std::int64_t> Segment::damaged_rows() const {
   for (std::size_t row = 0; row < n_; ++row)
     if (!seen[row]) damaged.push_back(static_cast<std::int64_t>(row));
   return damaged;
+}
+
+void Segment::intact(std::vector<std::uint8_t>& keys, std::vector<std::int64_t>& rows) const {
+  constexpr std::size_t kMostTries = 1 << 16;
+  std::vector<std::uint8_t> key_of_row(there_ * kKeyBytes);
+  std::vector<std::uint8_t> found(there_, 0);
+  std::vector<std::size_t> keys_left, rows_left;
+  const auto claim = [&](const std::uint8_t* key, std::uint64_t row) {
+    if (row >= there_ || found[row] || !row_is_good(key, row)) return false;
+    std::memcpy(key_of_row.data() + row * kKeyBytes, key, kKeyBytes);
+    return (found[row] = 1) == 1;
+  };
+  for (std::size_t i = 0; i < n_; ++i)
+    if (!claim(key_at(i), order(i))) keys_left.push_back(i);
+  for (std::size_t row = 0; row < there_; ++row)
+    if (!found[row]) rows_left.push_back(row);
+  // A wrong entry in `order` parts a good key from its good row, and so does a wrong bit of a key.
+  if (keys_left.size() * rows_left.size() <= kMostTries) {
+    for (std::size_t i : keys_left)
+      for (std::size_t row : rows_left) claim(key_at(i), row);
+    std::uint8_t key[kKeyBytes];
+    for (std::size_t i : keys_left)
+      for (int bit = 0; bit < 8 * static_cast<int>(kKeyBytes); ++bit) {
+        std::memcpy(key, key_at(i), kKeyBytes);
+        key[bit / 8] ^= static_cast<std::uint8_t>(1 << bit % 8);
+        claim(key, order(i));
+      }
+  }
+  for (std::size_t row = 0; row < there_; ++row) {
+    if (!found[row]) continue;
+    const std::uint8_t* key = key_of_row.data() + row * kKeyBytes;
+    keys.insert(keys.end(), key, key + kKeyBytes);
+    rows.push_back(static_cast<std::int64_t>(row));
+  }
 }
 
 std::uint32_t Segment::crc_of(std::uint64_t offset, std::uint64_t size) const {

@@ -12,9 +12,10 @@ namespace {
 constexpr std::size_t kKeysPerChunk = 2048;
 constexpr double kKeysPerThread = 4096;
 constexpr std::size_t kFewestSegments = 3;  // that a map is made for
-// A key goes into the map in the time in which this many segments are asked for one.
-constexpr std::size_t kAskedPerKey = 2;
-constexpr std::size_t kKeysAtOnce = 32;  // whose buckets are asked of memory side by side
+// A segment is asked for a key in the time in which so many keys go into the map.
+constexpr std::size_t kMappedPerAsked = 4;
+constexpr std::size_t kKeysPerRange = 8192;  // that are sorted at a time
+constexpr std::size_t kKeysAtOnce = 32;      // whose buckets are asked of memory side by side
 
 // Answers for a chunk of keys.
 struct Chunk {
@@ -57,15 +58,43 @@ void ask_all(const Held& segments, const Chunk& c) {
   }
 }
 
-// A key of a chunk, and a segment that may hold it.
-struct Candidate {
-  std::uint32_t segment;
-  std::uint32_t place;
+// Looks for keys in the segments that may hold them, several side by side.
+class Candidates {
+ public:
+  Candidates(const Held& segments, const Chunk& chunk) : held_(segments), chunk_(chunk) {}
+
+  // Of one key they come newest segment first, as they went into the map: the first that holds it
+  // counts.
+  void add(const Key& key, std::size_t segment, std::size_t place) {
+    keys_[n_] = key;
+    segments_[n_] = held_[segment].get();
+    numbers_[n_] = static_cast<std::int64_t>(segment);
+    places_[n_] = place;
+    if (++n_ == Segment::kKeysAtOnce) ask();
+  }
+  void ask() {
+    std::int64_t rows[Segment::kKeysAtOnce];
+    Segment::find_each(segments_, keys_, n_, rows);
+    for (std::size_t j = 0; j < n_; ++j) {
+      if (rows[j] < 0 || chunk_.source[places_[j]] >= 0) continue;
+      chunk_.source[places_[j]] = numbers_[j];
+      chunk_.row[places_[j]] = rows[j];
+    }
+    n_ = 0;
+  }
+
+ private:
+  const Held& held_;
+  const Chunk& chunk_;
+  std::size_t n_ = 0;
+  Key keys_[Segment::kKeysAtOnce];
+  const Segment* segments_[Segment::kKeysAtOnce];
+  std::int64_t numbers_[Segment::kKeysAtOnce];
+  std::size_t places_[Segment::kKeysAtOnce];
 };
 
-std::vector<Candidate> candidates(const KeyMap& map, const Chunk& c) {
-  std::vector<Candidate> found;
-  found.reserve(c.n + c.n / 8);
+void ask_candidates(const Held& segments, const KeyMap& map, const Chunk& c) {
+  Candidates candidates(segments, c);
   Key wanted[kKeysAtOnce];
   for (std::size_t begin = 0; begin < c.n; begin += kKeysAtOnce) {
     const std::size_t m = std::min(kKeysAtOnce, c.n - begin);
@@ -75,43 +104,32 @@ std::vector<Candidate> candidates(const KeyMap& map, const Chunk& c) {
     }
     for (std::size_t i = 0; i < m; ++i)
       map.candidates(wanted[i], [&](std::uint16_t number) {
-        found.push_back({number - 1u, static_cast<std::uint32_t>(begin + i)});
+        candidates.add(wanted[i], number - 1u, begin + i);
       });
   }
-  return found;
+  candidates.ask();
 }
 
-// The same, those of one segment together, newest segment first.
-std::vector<Candidate> by_segment(const std::vector<Candidate>& mixed, std::size_t segments) {
-  std::vector<std::size_t> begin(segments + 1, 0);
-  for (const Candidate& c : mixed) ++begin[c.segment + 1];
-  std::partial_sum(begin.begin(), begin.end(), begin.begin());
-  std::vector<Candidate> sorted(mixed.size());
-  for (const Candidate& c : mixed) sorted[begin[c.segment]++] = c;
-  return sorted;
-}
+// A key, and where it lies.
+struct Place {
+  Key key;
+  std::size_t segment;
+  std::uint64_t row;
+};
 
-void ask_candidates(const Held& segments, const KeyMap& map, const Chunk& c) {
-  const std::vector<Candidate> all = by_segment(candidates(map, c), segments.size());
-  std::vector<std::uint8_t> keys(all.size() * kKeyBytes);
-  std::vector<std::size_t> places(all.size());
-  std::vector<std::int64_t> found(all.size());
-  for (std::size_t begin = 0, end; begin < all.size(); begin = end) {
-    const std::uint32_t segment = all[begin].segment;
-    std::size_t m = 0;
-    for (end = begin; end < all.size() && all[end].segment == segment; ++end) {
-      const std::size_t place = all[end].place;
-      if (c.source[place] >= 0) continue;  // a newer segment holds it, too
-      std::memcpy(keys.data() + m * kKeyBytes, c.keys + place * kKeyBytes, kKeyBytes);
-      places[m++] = place;
-    }
-    segments[segment]->find(keys.data(), m, found.data());
-    for (std::size_t i = 0; i < m; ++i) {
-      if (found[i] < 0) continue;
-      c.source[places[i]] = segment;
-      c.row[places[i]] = found[i];
+// Those of all segments whose leading bits are from `begin` to before `end`; 0 is the end of all.
+std::vector<Place> places_between(const Held& segments, std::uint64_t begin, std::uint64_t end) {
+  std::vector<Place> places;
+  for (std::size_t s = 0; s < segments.size(); ++s) {
+    const Segment& segment = *segments[s];
+    const std::size_t last = end == 0 ? segment.size() : segment.count_below({end, 0});
+    for (std::size_t i = segment.count_below({begin, 0}); i < last; ++i) {
+      const std::uint64_t row = segment.row_of(i);
+      if (row < segment.size())
+        places.push_back({Key::load(segment.sorted_keys() + i * kKeyBytes), s, row});
     }
   }
+  return places;
 }
 
 }  // namespace
@@ -134,7 +152,7 @@ const KeyMap* SegmentIndex::map_for(std::size_t n) {
   if (s < kFewestSegments || s > KeyMap::kMostSegments) return nullptr;
   const std::size_t asked = asked_.fetch_add(n) + n;
   const KeyMap* map = map_.load(std::memory_order_acquire);
-  if (map != nullptr || asked < keys_ * kAskedPerKey / s) return map;
+  if (map != nullptr || asked * s * kMappedPerAsked < keys_) return map;
   const std::lock_guard<std::mutex> guard(making_);
   if (!tried_) {
     tried_ = true;
@@ -161,6 +179,48 @@ void SegmentIndex::locate(const std::uint8_t* keys, std::size_t n, std::int64_t*
   };
   parallel((n + kKeysPerChunk - 1) / kKeysPerChunk,
            worthwhile_threads(threads, static_cast<double>(n), kKeysPerThread), work);
+}
+
+std::vector<std::vector<std::uint8_t>> SegmentIndex::repeated(std::size_t threads) const {
+  std::vector<std::vector<std::uint8_t>> flags;
+  for (const auto& segment : segments_) flags.emplace_back(segment->size());
+  if (segments_.size() < 2) return flags;
+  // Keys are hashes: equal ranges of their leading bits hold about as many.
+  const std::size_t ranges = keys_ / kKeysPerRange + 1;
+  const auto bound = [&](std::size_t i) {
+    return static_cast<std::uint64_t>((static_cast<unsigned __int128>(i) << 64) / ranges);
+  };
+  const auto work = [&](std::size_t i, std::size_t) {
+    std::vector<Place> places = places_between(segments_, bound(i), bound(i + 1));
+    std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+      return a.key == b.key ? a.segment > b.segment : a.key < b.key;
+    });
+    for (std::size_t k = 1; k < places.size(); ++k)
+      if (places[k].key == places[k - 1].key) flags[places[k].segment][places[k].row] = 1;
+  };
+  parallel(ranges, worthwhile_threads(threads, static_cast<double>(keys_), kKeysPerRange), work);
+  return flags;
+}
+
+std::vector<std::uint8_t> SegmentIndex::keys(std::size_t threads) const {
+  const auto flags = repeated(threads);
+  std::vector<std::uint8_t> all;
+  all.reserve(keys_ * kKeyBytes);
+  for (std::size_t s = segments_.size(); s-- > 0;) {
+    const std::vector<std::uint8_t> own = segments_[s]->keys_in_row_order();
+    for (std::size_t row = 0; row < flags[s].size(); ++row) {
+      const auto key = own.begin() + static_cast<std::ptrdiff_t>(row * kKeyBytes);
+      if (!flags[s][row]) all.insert(all.end(), key, key + kKeyBytes);
+    }
+  }
+  return all;
+}
+
+std::size_t SegmentIndex::count_keys(std::size_t threads) const {
+  std::size_t n = keys_;
+  for (const auto& flags : repeated(threads))
+    n -= static_cast<std::size_t>(std::count(flags.begin(), flags.end(), 1));
+  return n;
 }
 
 }  // namespace pyfeat::store

@@ -25,7 +25,13 @@ class SegmentIndex {
   void locate(const std::uint8_t* keys, std::size_t n, std::int64_t* source, std::int64_t* row,
               std::size_t threads);
 
+  // Every key once, in the order the rows were written: oldest segment first.
+  std::vector<std::uint8_t> keys(std::size_t threads) const;
+  std::size_t count_keys(std::size_t threads) const;
+
  private:
+  // By segment and row: 1 where an older segment holds the key, too.
+  std::vector<std::vector<std::uint8_t>> repeated(std::size_t threads) const;
   // The map, made now if `n` more look-ups pay for it; null if there is none.
   const KeyMap* map_for(std::size_t n);
   std::unique_ptr<KeyMap> make_map() const;

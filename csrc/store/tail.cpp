@@ -39,10 +39,15 @@ std::unique_ptr<Tail> Tail::create(const std::string& path, std::size_t row_byte
                                    const std::uint8_t* fingerprint) {
   const std::string hidden = path + ".tmp";
   File file = File::create(hidden);
-  if (!file.try_lock()) throw StoreError(EWOULDBLOCK, "cannot lock a new file", hidden);
-  const TailHeader header = make_header(row_bytes, fingerprint);
-  file.append(&header, sizeof header);
-  rename_file(hidden, path);
+  try {
+    if (!file.try_lock()) throw StoreError(EWOULDBLOCK, "cannot lock a new file", hidden);
+    const TailHeader header = make_header(row_bytes, fingerprint);
+    file.append(&header, sizeof header);
+    rename_file(hidden, path);
+  } catch (const StoreError&) {
+    discard_file(hidden);
+    throw;
+  }
   // The lock belongs to the open file, so it goes with it through the rename.
   return std::unique_ptr<Tail>(new Tail(std::move(file).renamed(path), row_bytes));
 }
@@ -129,7 +134,7 @@ void Tail::map_at_least(std::uint64_t size) {
 
 // Maps every record looked at. Touching a mapped byte beyond the end of the file kills the process.
 void Tail::map_scanned() {
-  if (scanned_ == 0) return;
+  if (table_.size() == 0) return;
   if (file_.size() < end_) throw StoreError(EIO, "is shorter than it was", path());
   map_at_least(end_);
 }
@@ -182,14 +187,13 @@ std::vector<std::uint64_t> Tail::read_again() {
   {
     std::lock_guard<std::mutex> guard(mutex_);
     if (broken_) {
-      const std::size_t known = scanned_;
-      newest_.clear();
+      const std::size_t known = table_.size();
+      table_ = KeyTable();
       damaged_.clear();
-      scanned_ = 0;
       scan();
       // Numbers of rows that were handed out stay numbers of rows.
-      scanned_ = std::max(scanned_, known);
-      end_ = offset(static_cast<std::int64_t>(scanned_));
+      while (table_.size() < known) table_.skip();
+      end_ = offset(static_cast<std::int64_t>(table_.size()));
     }
   }
   return damaged_offsets();

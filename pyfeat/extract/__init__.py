@@ -2,8 +2,9 @@
 
 from pyfeat.extract._choice import engine_of
 from pyfeat.extract._feature_extractor import FeatureExtractor
-from pyfeat.extract._inputs import Input, Readable
+from pyfeat.extract._inputs import Input, Readable, key_of
 from pyfeat.extract._progress import progress_of
+from pyfeat.extract._readers import reader_of
 from pyfeat.extract._run import Outcome, RunOptions, row_space, run
 from pyfeat.extract._times import Times
 
@@ -15,7 +16,9 @@ __all__ = [
     "RunOptions",
     "Times",
     "engine_of",
+    "key_of",
     "progress_of",
+    "reader_of",
     "row_space",
     "run",
 ]

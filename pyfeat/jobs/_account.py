@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pyfeat.extract import Outcome
 from pyfeat.jobs._summary import Quarantined
@@ -75,17 +71,15 @@ class Account:
                 self._settle()
         self._log.add(Item(name, outcome.key))
 
-    def add_hits(self, names: Sequence[str], keys: NDArray[np.uint8]) -> None:
-        """Count inputs that are known to have their row since before the job.
+    def add_hits(self, n: int) -> None:
+        """Count inputs that have their row since before the job, and that the list names."""
+        self.done += n
+        self._hits += n
 
-        Parameters
-        ----------
-        names : sequence of str, of length n
-        keys : ndarray of shape (n, 16), uint8
-        """
-        self.done += len(names)
-        self._hits += len(names)
-        self._log.add_rows(names, keys)
+    @property
+    def is_written(self) -> bool:
+        """Whether the store's list says all that was added."""
+        return self._log.is_written
 
     def close(self) -> None:
         """Write what is not in the store's list yet."""

@@ -157,6 +157,31 @@ def _listed(
     return parts, listing.others
 
 
+class _Info(tarfile.TarInfo):
+    """A header of which only is read what is asked here: the rest takes most of the time."""
+
+    _USUAL = frozenset(b"0\x00125xgLK")  # kinds whose fields all lie where POSIX has them
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+        """Return the header of a block; anything unusual is left to `tarfile`."""
+        if len(buf) != tarfile.BLOCKSIZE or buf[156] not in cls._USUAL:
+            return super().frombuf(buf, encoding, errors)
+        if sum(buf) - sum(buf[148:156]) + 8 * ord(" ") != _tarfile.nti(buf[148:156]):
+            return super().frombuf(buf, encoding, errors)
+        name, link, prefix = (
+            part.partition(b"\0")[0].decode(encoding, errors)
+            for part in (buf[:100], buf[157:257], buf[345:500])
+        )
+        kind = buf[156:157]
+        info = cls(f"{prefix}/{name}" if prefix and kind not in (b"L", b"K") else name)
+        is_folder = kind == tarfile.AREGTYPE and name.endswith("/")  # as before POSIX
+        info.type = tarfile.DIRTYPE if is_folder else kind
+        info.size = _tarfile.nti(buf[124:136])
+        info.linkname = link
+        return info
+
+
 class _Listing:
     """The members of one archive as their headers go by."""
 
@@ -174,7 +199,7 @@ class _Listing:
         """Take all members; return why there may be more, or nothing."""
         try:
             # Not by `next`, which takes a damaged header for the end.
-            archive: Any = tarfile.TarFile(fileobj=file)
+            archive: Any = tarfile.TarFile(fileobj=file, tarinfo=_Info)
             info = archive.firstmember
             while info is not None:
                 self._take(info)
@@ -185,7 +210,7 @@ class _Listing:
                     file.seek(archive.offset - 1)
                     if not file.read(1):
                         return f"it is cut off in its member {info.name}"
-                info = tarfile.TarInfo.fromtarfile(archive)
+                info = _Info.fromtarfile(archive)
         except _tarfile.EOFHeaderError:
             return self._end(file)
         except _tarfile.EmptyHeaderError:
@@ -201,7 +226,7 @@ class _Listing:
         return ""
 
     def _take(self, info: tarfile.TarInfo) -> None:
-        name = posixpath.normpath(info.name).lstrip("/")
+        name = _plain(info.name)
         if info.isdir() or not self._wanted(name):
             if len(self.others) < 3 and not info.isdir():
                 self.others.append(name)
@@ -223,12 +248,19 @@ class _Listing:
         """Give links the bytes of what they lead to."""
         where = dict(zip(self.names, self.spans, strict=True)) if self._links else {}
         for name, target in self._links:
-            span = where.get(posixpath.normpath(target).lstrip("/"))
+            span = where.get(_plain(target))
             if span is None:
                 self.lost.append((name, f"it is a link to {target}, which is not taken from there"))
             else:
                 self.names.append(name)
                 self.spans.append(span)
+
+
+def _plain(name: str) -> str:
+    """Return the name of a member without "." and ".." and a slash before it."""
+    if name[:1] in "./" or "//" in name or "/." in name:
+        return posixpath.normpath(name).lstrip("/")
+    return name
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class JobOptions(TypedDict, total=False):
         How files become pixels (see `FeatureExtractor`); by default as the extractor says, else
         "exact".
     column : str, optional
-        Column of a list that holds the paths, or the texts.
+        Column of a table that holds the paths, the files or the texts (see `collect_inputs`).
     fidelity : bool, default=False
         Whether to measure how true the engine is, on a sample of the inputs, where no choice did.
     shard : str or tuple of (int, int), optional
@@ -79,10 +79,6 @@ class Options:
     address: str | None = None
 
 
-# What may be asked for and is not there yet.
-_PLANNED = ("rehash",)
-
-
 def check_options(options: JobOptions | dict[str, Any]) -> Options:
     """Return options with their defaults.
 
@@ -113,9 +109,6 @@ def check_options(options: JobOptions | dict[str, Any]) -> Options:
         given["devices"] = _names(given["devices"])
     checked = Options(**given)
     _check_runner(checked)
-    for name in _PLANNED:
-        if getattr(checked, name) not in (None, False):
-            raise NotImplementedError(f"{name} must be left out: it is not there yet")
     return checked
 
 

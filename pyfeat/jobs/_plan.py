@@ -19,8 +19,7 @@ from pyfeat.jobs._collect_texts import Collected, collect_inputs
 from pyfeat.jobs._process import how_it_ended, start_process
 
 SAMPLE = 200
-# Of a segment beside the row: key, place and checksum. Of an item beside its name: the rest.
-_ROW_BYTES = 16 + 8 + 4
+# Of a line in the list of inputs, beside the name.
 _ITEM_BYTES = 52
 
 
@@ -117,7 +116,7 @@ def plan(
     dtype : str, default="float32"
     device : str, default="auto"
     column : str, optional
-        Column of a list that holds the paths, or the texts.
+        Column of a table that holds the paths, the files or the texts (see `collect_inputs`).
     progress : bool or callable, default=False
         Counts what was tried.
 
@@ -214,7 +213,6 @@ def _estimate(
         return Estimate(**names, error=measured["error"])
     total, read_per_second = job
     rate = min(measured["items_per_second"], read_per_second)
-    numbers = np.dtype(settings["dtype"]).itemsize * measured["dim"]
     named = sum(len(os.fsencode(item.name)) for item in sample) / len(sample)
     kept = {k: measured[k] for k in ("memory_bytes", "device_memory_bytes", "dim", "unreadable")}
     return Estimate(
@@ -222,6 +220,6 @@ def _estimate(
         **kept,
         seconds=measured["load_seconds"] + total / rate,
         items_per_second=rate,
-        disk_bytes=round(total * (numbers + _ROW_BYTES + _ITEM_BYTES + named)),
+        disk_bytes=round(total * (measured["row_bytes"] + _ITEM_BYTES + named)),
         shares=measured["shares"],
     )

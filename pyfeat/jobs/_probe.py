@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,9 +47,12 @@ def _measure(settings: dict[str, Any], modality: str, inputs: list[Input]) -> di
             for outcome in run(inputs, backbone, store, options, times):
                 unreadable += outcome.status == "bad"
         seconds = time.perf_counter() - warm
+        n_bytes = sum(Path(file).stat().st_size for file in store.files())
+        row_bytes = n_bytes / max(len(store), 1)
     on_gpu = backbone.device.type == "cuda"
     return {
         "dim": extractor.space_.dim,
+        "row_bytes": row_bytes,
         "load_seconds": loaded - began,
         "items_per_second": len(inputs) / seconds,
         "unreadable": unreadable,

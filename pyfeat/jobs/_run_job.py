@@ -15,17 +15,20 @@ import numpy as np
 from pyfeat.backbones import Fidelity
 from pyfeat.extract import FeatureExtractor, Input, Outcome, run
 from pyfeat.jobs._account import Account
+from pyfeat.jobs._golden import keep_golden
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
 from pyfeat.jobs._ray import run_on_ray
 from pyfeat.jobs._report import Report, listeners_of, reporting
-from pyfeat.jobs._share import chosen_inputs
+from pyfeat.jobs._settle import Notes, Settled, settle
+from pyfeat.jobs._share import Selected, chosen_inputs
 from pyfeat.jobs._stop import Stop, stoppable
 from pyfeat.jobs._summary import ExtractSummary, JobInterrupted
 from pyfeat.jobs._workers import Workers, devices_of
-from pyfeat.store import FeatureStore, Item, ItemLog
+from pyfeat.store import FeatureStore, Item, ItemLog, Memo
 
 Progress = bool | Callable[[int, int], None]
+Keep = Callable[[int, Item], None]
 # Inputs that an engine is chosen on, at most.
 _SAMPLE = 32
 
@@ -36,7 +39,7 @@ def run_job(
     extractor: FeatureExtractor,
     options: Options,
     progress: Progress = False,
-    keep: Callable[[int, Item], None] | None = None,
+    keep: Keep | None = None,
 ) -> ExtractSummary:
     """Do the work of `extract` on inputs that were collected.
 
@@ -63,9 +66,11 @@ def run_job(
         backbone = extractor.get_backbone(sample)
         measured = extractor.measure_fidelity(sample) if options.fidelity else extractor.fidelity_
         space = extractor.space_
-        with FeatureStore(store, space) as open_store:
+        with FeatureStore(store, space) as open_store, Memo(store, space) as memo:
             chosen = chosen_inputs(inputs, options, store, space)
-            job = Job(chosen, open_store, extractor, backbone, options)
+            settled = settle(chosen, open_store, memo, rehash=options.rehash)
+            rest = Selected(chosen, settled.rest) if len(settled.hits) else chosen
+            job = Job(rest, open_store, extractor, backbone, options)
             # Opened after the other one, which has sealed what dead writers left.
             earlier = FeatureStore(store, space, mode="r")
             account = Account(len(chosen), ItemLog(store, space), earlier)
@@ -73,7 +78,12 @@ def run_job(
             facts = {"store": str(Path(store)), "space": space.fingerprint, **job.origin()}
             with reporting(account, job.times, listeners, progress, facts) as report:
                 job.tell = report.tell
-                stop = _do(job, account, report, keep)
+                account.add_hits(len(settled.hits))
+                _keep_hits(chosen, settled, keep)
+                notes = Notes(settled, memo)
+                stop = _do(job, account, report, notes, _of_rest(settled, keep))
+            if keep is None and account.computed and stop.signal is None:
+                keep_golden(store, space, backbone, job.run_options)
         now = time.perf_counter()
         summary = _summary(job, account, measured, (now - began, now - running))
         end = "end" if stop.signal is None else "interrupted"
@@ -83,15 +93,29 @@ def run_job(
     return summary
 
 
-def _do(
-    job: Job, account: Account, report: Report, keep: Callable[[int, Item], None] | None
-) -> Stop:
+def _keep_hits(chosen: Sequence[Input], settled: Settled, keep: Keep | None) -> None:
+    if keep is not None:
+        for position, key in zip(settled.hits.tolist(), settled.keys, strict=True):
+            keep(position, Item(chosen[position].name, key.tobytes()))
+
+
+def _of_rest(settled: Settled, keep: Keep | None) -> Keep | None:
+    """Return what takes positions among the rest."""
+    if keep is None:
+        return None
+    return lambda position, item: keep(int(settled.rest[position]), item)
+
+
+def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | None) -> Stop:
     """Go through the inputs until they are done, or a signal comes."""
     try:
         with stoppable() as stop, closing(_outcomes(job)) as outcomes:
             for o in outcomes:
                 name = job.inputs[o.position].name
                 account.add(name, o)
+                notes.add(o)
+                if account.is_written:
+                    notes.write()
                 if o.status == "bad":
                     report.tell("quarantined", {"path": name, "reason": o.reason})
                 if keep is not None:
@@ -101,6 +125,7 @@ def _do(
                     break
     finally:
         account.close()
+        notes.write()
     return stop
 
 

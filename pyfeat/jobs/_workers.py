@@ -13,6 +13,7 @@ import subprocess
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyfeat._config import num_threads
 from pyfeat.extract import Outcome
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._process import how_it_ended, start_process
+from pyfeat.store import FeatureStore
 
 PORTION = 64
 # Deaths that are borne beside those an input is to blame for.
@@ -151,7 +153,7 @@ class Workers:
             self._job.times.add(times)
             for outcome in outcomes:
                 worker.given.discard(outcome.position)
-                yield outcome
+                yield self._of_the_dead(outcome) if worker.on_trial else outcome
         elif kind == "idle":
             self._begin(worker)
         else:
@@ -219,6 +221,16 @@ class Workers:
         if self._suspects or self._at < len(self._job.inputs):
             self._alive.append(self._start(worker.number, worker.device))
 
+    def _of_the_dead(self, outcome: Outcome) -> Outcome:
+        """Count a row that a worker had put when it died as computed by this job.
+
+        The store of the job has not been refreshed since the job began.
+        """
+        if outcome.status != "stored" or outcome.key is None:
+            return outcome
+        is_old = self._job.store.contains([outcome.key])[0]
+        return outcome if is_old else replace(outcome, status="computed")
+
     def _end(self) -> None:
         """Have the workers write what they hold, and wait for them to end."""
         for worker in self._alive:
@@ -235,3 +247,5 @@ class Workers:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
+        if self._deaths:  # seals what they have put
+            FeatureStore(self._job.store.path, self._job.store.space).close()

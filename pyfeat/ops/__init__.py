@@ -3,6 +3,7 @@
 from pyfeat.ops._decode import DECODE_MODES, decode, decode_preprocess
 from pyfeat.ops._explain import explain
 from pyfeat.ops._gather_rows import gather_rows
+from pyfeat.ops._layernorm_quantize import layernorm_quantize
 from pyfeat.ops._moments import moments
 from pyfeat.ops._moments_reference import Moments
 from pyfeat.ops._pool import pool
@@ -32,6 +33,7 @@ __all__ = [
     "dequantize_rows",
     "explain",
     "gather_rows",
+    "layernorm_quantize",
     "moments",
     "pool",
     "preprocess",

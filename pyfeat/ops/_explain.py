@@ -9,6 +9,7 @@ import numpy as np
 from pyfeat.ops import (
     _decode,
     _gather_rows,
+    _layernorm_quantize,
     _moments,
     _pool,
     _preprocess,
@@ -24,6 +25,7 @@ BACKENDS_OF = {
     "decode": _decode.BACKENDS,
     "dequantize_rows": _quantize_rows.DEQUANTIZE_BACKENDS,
     "gather_rows": _gather_rows.BACKENDS,
+    "layernorm_quantize": _layernorm_quantize.BACKENDS,
     "moments": _moments.BACKENDS,
     "pool": _pool.BACKENDS,
     "preprocess": _preprocess.BACKENDS,

@@ -16,6 +16,7 @@ from pyfeat._identity import Space
 from pyfeat.errors import StoreError
 from pyfeat.store import _layout as layout
 from pyfeat.store._encoding import encode
+from pyfeat.store._lock import join
 from pyfeat.store._reader import Reader
 from pyfeat.store._reading import Keys, Reading
 from pyfeat.store._sources import Sources, as_keys
@@ -100,8 +101,8 @@ class FeatureStore(Reading):
         self._folder = layout.space_folder(self.path, self.space)
         self._reader = Reader(self._folder, self.space)
         self._writer = Writer(self._folder, self.space, segment_bytes)
+        self._presence = join(self.path, self.space) if mode == "a" else None
         if mode == "a":
-            layout.create_space(self.path, self.space)
             self._writer.recover()
         self.refresh()
 
@@ -189,6 +190,8 @@ class FeatureStore(Reading):
             if not self._closed and self._writer.seal():
                 self.refresh()
             self._closed = True
+            if self._presence is not None:
+                self._presence.close()
 
     def __enter__(self) -> FeatureStore:
         return self

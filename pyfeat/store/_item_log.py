@@ -50,14 +50,14 @@ class ItemLog:
     Warns
     -----
     StoreWarning
-        If a line of the list is damaged: it is left out.
+        With the first line that is written, if one of the list is damaged: it is left out.
     """
 
     def __init__(self, path: str | os.PathLike[str], space: Space, piece: int = PIECE) -> None:
         self._root = Path(path)
         self._space = space
         self._piece = piece
-        self._names, self._lines = _known(space_folder(self._root, space))
+        self._said: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
         self._new: list[bytes] = []
         self._new_names: list[bytes] = []
         self._began = self._written = time.monotonic()
@@ -86,6 +86,11 @@ class ItemLog:
             self._new_names += texts
             self._flush_if_due()
 
+    @property
+    def is_written(self) -> bool:
+        """Whether everything noted is on the disk."""
+        return not self._new
+
     def _flush_if_due(self) -> None:
         if len(self._new) >= self._piece or (len(self._new) % 64 == 0 and self._is_due()):
             self.flush()
@@ -113,13 +118,15 @@ class ItemLog:
         self._new_names.clear()
 
     def _fresh(self) -> list[bytes]:
-        """Return the lines that the list does not say already."""
-        if not len(self._names):
+        """Return the lines that the list does not say already; it is read when there is one."""
+        if self._said is None and self._new:
+            self._said = _known(space_folder(self._root, self._space))
+        if self._said is None or not len(self._said[0]):
             return self._new
+        said_names, said_lines = self._said
         names = _hashes(self._new_names)
-        at = np.minimum(np.searchsorted(self._names, names), len(self._names) - 1)
-        lines = _hashes(self._new)
-        said = (self._names[at] == names) & (self._lines[at] == lines)
+        at = np.minimum(np.searchsorted(said_names, names), len(said_names) - 1)
+        said = (said_names[at] == names) & (said_lines[at] == _hashes(self._new))
         return [line for line, s in zip(self._new, said.tolist(), strict=True) if not s]
 
 

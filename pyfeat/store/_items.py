@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +52,17 @@ def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
     StoreWarning
         If a line is not what `ItemLog` writes: it is left out.
     """
+    folder = space_folder(Path(path), space)
+    while True:
+        try:
+            return _read_lists(reversed(files(folder, ITEMS)))
+        except FileNotFoundError:  # merged into another list just now
+            continue
+
+
+def _read_lists(lists: Iterable[Path]) -> list[Item]:
     known: dict[str, Item] = {}
-    for file in reversed(files(space_folder(Path(path), space), ITEMS)):
+    for file in lists:
         for number, item in parse_items(file):
             if item is None:
                 damaged_line(file, number)
@@ -90,4 +99,4 @@ def _is_whole(item: Item) -> bool:
 def damaged_line(file: Path, number: int) -> None:
     """Warn that a line of a list is left out."""
     message = f"{file}, line {number}: not an item of a store; it is left out"
-    warnings.warn(message, StoreWarning, stacklevel=3)
+    warnings.warn(message, StoreWarning, stacklevel=4)

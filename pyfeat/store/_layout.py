@@ -122,6 +122,16 @@ def create_space(root: Path, space: Space) -> Path:
     return folder
 
 
+def space_folders(root: Path) -> list[Path]:
+    """Return the folders that hold rows of a space, in order of fingerprint."""
+    return [
+        folder
+        for folder in sorted((root / "spaces").glob("*"))
+        # Without a description its writer died before it had written a row; or it is removed.
+        if not folder.name.endswith(TEMPORARY) and (folder / SPACE).is_file()
+    ]
+
+
 def read_spaces(root: Path) -> list[Space]:
     """Return every space of a store, in order of fingerprint.
 
@@ -131,12 +141,11 @@ def read_spaces(root: Path) -> list[Space]:
         If the description of a space is damaged: it is left out.
     """
     spaces = []
-    for folder in sorted((root / "spaces").glob("*")):
-        if (folder / SPACE).is_file():  # else its writer died before it had written a row
-            try:
-                spaces.append(read_space(folder))
-            except CorruptStoreError as error:
-                warnings.warn(str(error), StoreWarning, stacklevel=3)
+    for folder in space_folders(root):
+        try:
+            spaces.append(read_space(folder))
+        except CorruptStoreError as error:
+            warnings.warn(str(error), StoreWarning, stacklevel=3)
     return spaces
 
 

@@ -82,10 +82,11 @@ def marks_of(paths: Sequence[str]) -> Marks:
     paths : sequence of str
         Links are followed. What is not there, or no regular file, is never remembered.
     """
-    encoded = [os.fsencode(p if p[:1] == os.sep else os.path.abspath(p)) for p in paths]  # noqa: PTH100  symlinks stay as they are
+    absolute = [p if p[:1] == os.sep else os.path.abspath(p) for p in paths]  # noqa: PTH100  symlinks stay as they are
+    encoded = os.fsencode("\0".join(absolute)).split(b"\0") if absolute else []
+    if len(encoded) != len(absolute):  # a name with a zero is of no file: that of the root is none
+        encoded = [b"/" if "\0" in p else os.fsencode(p) for p in absolute]
     joined = b"\0".join([*encoded, b""])
-    if joined.count(b"\0") != len(encoded):  # such a name is of no file
-        joined = b"\0".join([*(b"" if b"\0" in name else name for name in encoded), b""])
     digests = b"".join([blake3(name).digest(length=KEY_BYTES) for name in encoded])
     now = time.time_ns()
     stats = stat_files(joined, num_threads())

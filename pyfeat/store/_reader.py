@@ -45,36 +45,55 @@ class Reader:
         Warns
         -----
         StoreWarning
-            If a segment cannot be opened: it is left out.
+            If a file cannot be opened: it is left out.
         """
         # Tails first: one that is sealed while we look is then found as a segment.
-        for path in layout.files(self._folder, layout.TAIL):
+        listed = layout.files(self._folder, layout.TAIL)
+        for path in listed:
             if all(str(path) != tail.path for tail in own):
                 self._refresh_tail(path)
+        while not self._refresh_segments():
+            pass
+        sealed = {layout.token_of(name) for name in self._segments}
+        there = {path.name for path in listed}
+        self._tails = {
+            name: tail
+            for name, tail in self._tails.items()
+            if name in there and layout.token_of(name) not in sealed
+        }
+
+    def _refresh_segments(self) -> bool:
+        """Open what is new; False where a file was merged into another one meanwhile."""
         segments = {}
         for path in layout.files(self._folder, layout.SEGMENT):
-            known = self._segments.get(path.name) or self._open_segment(path)
+            try:
+                known = self._segments.get(path.name) or self._open_segment(path)
+            except FileNotFoundError:
+                return False
             if known is not None:
                 segments[path.name] = known
         if segments != self._segments:
             self._index = SegmentIndex(list(segments.values()))
         self._segments = segments
-        sealed = {layout.token_of(name) for name in segments}
-        self._tails = {
-            name: tail for name, tail in self._tails.items() if layout.token_of(name) not in sealed
-        }
+        return True
 
     def _open_segment(self, path: Path) -> Segment | None:
-        """Return a segment, or None when its header is damaged: the others are still good."""
+        """Return a segment, or None when its header is damaged: the others are still good.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not there any more.
+        """
         if path.name in self._damaged:
             return None
         try:
             return open_segment(path, self._space)
         except StoreError as error:
-            if error.errno == errno.ENOENT:  # removed just now
-                return None
+            if error.errno == errno.ENOENT:
+                raise FileNotFoundError(str(path)) from None
             self._damaged.add(path.name)
-            warnings.warn(f"a segment is left out: {error}", StoreWarning, stacklevel=5)
+            warnings.warn(f"a segment is left out: {error}", StoreWarning, stacklevel=6)
             return None
 
     def _refresh_tail(self, path: Path) -> None:
@@ -84,5 +103,7 @@ class Reader:
         try:
             self._tails[path.name] = Tail.open(os.fsencode(path), layout.row_bytes(self._space))
         except StoreError as error:
-            if error.errno != errno.ENOENT:  # it was sealed just now: its segment is found next
-                raise
+            # Sealed just now: its segment is found next.
+            if error.errno != errno.ENOENT and path.name not in self._damaged:
+                self._damaged.add(path.name)
+                warnings.warn(f"a tail is left out: {error}", StoreWarning, stacklevel=5)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pyfeat._config import num_threads
 from pyfeat._identity import Space
 from pyfeat.errors import StoreWarning
 from pyfeat.store import _sources as at
+from pyfeat.store._item_lists import Where, items_where
 from pyfeat.store._sources import Located, Sources, as_keys, locate
 from pyfeat.store._view import View
 
@@ -31,7 +33,8 @@ class Reading(ABC):
         """Return where rows lie now, newest first. The lock is held only for that long."""
 
     def __len__(self) -> int:
-        return len(self.keys())
+        sources = self._sources()
+        return len(self.keys()) if sources.tails else sources.lookups.count_keys(num_threads())
 
     def keys(self) -> NDArray[np.uint8]:
         """Return every key once, in the order the rows were written (oldest file first).
@@ -40,12 +43,14 @@ class Reading(ABC):
         -------
         keys : ndarray of shape (n, 16), uint8
         """
-        parts = [s.keys() for s in reversed(self._sources())]
-        keys = np.concatenate([np.empty((0, 16), np.uint8), *parts])
-        if len(parts) < 2:
-            return keys
-        _, first = np.unique(keys.view("V16").ravel(), return_index=True)
-        return keys[np.sort(first)]
+        sources = self._sources()
+        sealed = sources.lookups.keys(num_threads())
+        if not sources.tails:
+            return sealed
+        fresh = np.concatenate([tail.keys() for tail in reversed(sources.tails)])
+        fresh = fresh[sources.lookups.locate(fresh, num_threads())[0] < 0]
+        _, first = np.unique(fresh.view("V16").ravel(), return_index=True)
+        return np.concatenate([sealed, fresh[np.sort(first)]])
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Return for each key whether its row is here.
@@ -119,13 +124,16 @@ class Reading(ABC):
         rows[~intact] = np.nan
         return rows, intact
 
-    def view(self, keys: Keys | None = None) -> View:
+    def view(self, keys: Keys | None = None, *, where: Where | None = None) -> View:
         """Return an array-like of rows that reads them only when they are asked for.
 
         Parameters
         ----------
         keys : ndarray of shape (n, 16), uint8, or sequence of bytes of length 16, optional
             Rows and their order; by default all rows, in the order of `keys()`.
+        where : str or callable, optional
+            Instead of keys: one row for each input that fits, in order of name, as `items_where`
+            gives them. A glob on the name ("*/cat/*"), or a callable that is given the `Item`.
 
         Returns
         -------
@@ -135,12 +143,18 @@ class Reading(ABC):
         ------
         KeyError
             If a given key has no row.
+        ValueError
+            If both `keys` and `where` are given.
 
         Warns
         -----
         StoreWarning
             If keys are listed and cannot be found, because a table of a segment is damaged.
         """
+        if where is not None:
+            if keys is not None:
+                raise ValueError("keys must be None with where, got both")
+            keys = [i.key for i in items_where(self.path, self.space, where) if i.key]
         given = keys is not None
         keys = self.keys() if keys is None else as_keys(keys)
         sources = self._sources()
@@ -159,9 +173,13 @@ class Reading(ABC):
 
 def _wanted_dtype(dtype: DTypeLike | None, space: Space) -> np.dtype[Any]:
     own = space.numpy_dtype
-    allowed = {str(own): own, "float32": np.dtype(np.float32)}
-    # By name: numpy does not know bfloat16.
-    name = str(own) if dtype is None else dtype if isinstance(dtype, str) else str(np.dtype(dtype))
-    if name not in allowed:
-        raise ValueError(f"dtype must be {' or '.join(allowed)}, got {name}")
-    return allowed[name]
+    if dtype is None:
+        return own
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:  # such as bfloat16, which numpy does not know
+        wanted = None
+    if wanted not in (own, np.float32):
+        allowed = "float32" if own == np.float32 else f"{own} or float32"
+        raise ValueError(f"dtype must be {allowed}, got {dtype if wanted is None else wanted}")
+    return wanted

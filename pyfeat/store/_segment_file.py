@@ -89,6 +89,29 @@ def open_segment(path: Path, space: Space) -> Segment:
     StoreError
         If the file cannot be opened, or is shorter than its header says.
     """
+    n, begin = check_header(path, space)
+    return map_segment(path, n, begin, space)
+
+
+def map_segment(path: Path, n: int, begin: int, space: Space, there: int | None = None) -> Segment:
+    """Map a file as a segment of `n` rows whose tensors begin at an offset, whatever its header.
+
+    `there` is how many rows the file still has, where it was cut off: only `intact` is asked then.
+    """
+    header = expected_header(n, space)
+    offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
+    row = row_bytes(space) - SCALE_BYTES[space.dtype]
+    return Segment(os.fsencode(path), n, row, **offsets, there=n if there is None else there)
+
+
+def check_header(path: Path, space: Space) -> tuple[int, int]:
+    """Return the number of rows, and where the tensors begin.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the header is not that of a segment of this space.
+    """
     header, begin = read_header(path)
     metadata = header.pop("__metadata__", None)
     wanted = {"format": "pyfeat-segment", "version": "1", "space": space.fingerprint}
@@ -103,9 +126,7 @@ def open_segment(path: Path, space: Space) -> Segment:
         raise CorruptStoreError(f"{path}, byte 8: {repr(n)} is no number of rows")
     if not _same(header, expected_header(n, space)):
         raise CorruptStoreError(f"{path}, byte 8: the header does not fit the space of its folder")
-    offsets = {name: begin + header[name]["data_offsets"][0] for name in header}
-    row = row_bytes(space) - SCALE_BYTES[space.dtype]
-    return Segment(os.fsencode(path), n, row, **offsets)
+    return n, begin
 
 
 def damaged_offsets(path: Path, segment: Segment) -> list[tuple[int, str]]:

@@ -41,6 +41,11 @@ class Sources(list[Source]):
         self.segments = list(segments)
         self.lookups = index
 
+    @classmethod
+    def of_segments(cls, segments: Sequence[Segment]) -> Sources:
+        """Return segments, newest first, without tails."""
+        return cls([], segments, SegmentIndex(list(segments)))
+
 
 @dataclass(frozen=True)
 class Located:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pyfeat._core import Tail
 from pyfeat._identity import Space
 from pyfeat.errors import CorruptStoreError, StoreError
+from pyfeat.store._golden import GOLDEN, check_golden
 from pyfeat.store._items import parse_items
 from pyfeat.store._layout import (
     ITEMS,
@@ -21,6 +23,7 @@ from pyfeat.store._layout import (
     files,
     read_space,
     row_bytes,
+    space_folders,
 )
 from pyfeat.store._segment_file import damaged_offsets, open_segment
 
@@ -66,25 +69,38 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
     """
     root = Path(path)
     check_store(root)
+    return [damage for folder in space_folders(root) for damage in _check_folder(folder)]
+
+
+def _check_folder(folder: Path) -> list[Damage]:
     found: list[Damage] = []
-    for folder in sorted((root / "spaces").glob("*")):
-        if not (folder / SPACE).is_file():
-            continue
-        try:
-            space = read_space(folder)
-        except CorruptStoreError as error:
-            found.append(Damage(str(folder / SPACE), 0, str(error)))
-            continue
-        for file in files(folder, SEGMENT):
-            found += _check_segment(file, space)
-        for file in files(folder, TAIL):
-            found += _check_tail(file, space)
-        for file in files(folder, ITEMS):
-            found += _check_items(file)
+    if (folder / GOLDEN).is_file():
+        found += _check_golden(folder / GOLDEN)
+    try:
+        space = read_space(folder)
+    except CorruptStoreError as error:
+        return [*found, Damage(str(folder / SPACE), 0, str(error))]
+    checks = ((SEGMENT, check_segment), (TAIL, check_tail), (ITEMS, lambda p, _: check_items(p)))
+    for suffix, check in checks:
+        for file in files(folder, suffix):
+            try:
+                found += check(file, space)
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # sealed, or merged into another one, just now
+                    raise
     return found
 
 
-def _check_tail(path: Path, space: Space) -> list[Damage]:
+def _check_golden(path: Path) -> list[Damage]:
+    try:
+        check_golden(path)
+    except CorruptStoreError as error:
+        return [Damage(str(path), 0, str(error))]
+    return []
+
+
+def check_tail(path: Path, space: Space) -> list[Damage]:
+    """Return what is damaged in the log of a writer."""
     tail = Tail.open(os.fsencode(path), row_bytes(space))
     whole_header = tail.version() == VERSION or path.stat().st_size < TAIL_HEADER_BYTES
     header = [] if whole_header else [Damage(str(path), 0, f"no header of version {VERSION}")]
@@ -92,7 +108,8 @@ def _check_tail(path: Path, space: Space) -> list[Damage]:
     return header + [Damage(str(path), offset, reason) for offset in tail.damaged_offsets()]
 
 
-def _check_items(path: Path) -> list[Damage]:
+def check_items(path: Path) -> list[Damage]:
+    """Return the lines of a list that are no items."""
     bad = {number for number, item in parse_items(path) if item is None}
     offset, found = 0, []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
@@ -102,11 +119,14 @@ def _check_items(path: Path) -> list[Damage]:
     return found
 
 
-def _check_segment(path: Path, space: Space) -> list[Damage]:
+def check_segment(path: Path, space: Space) -> list[Damage]:
+    """Return what is damaged in a segment."""
     try:
         segment = open_segment(path, space)
     except CorruptStoreError as error:
         return [Damage(str(path), 0, str(error))]
     except StoreError as error:
+        if error.errno == errno.ENOENT:
+            raise
         return [Damage(str(path), path.stat().st_size, str(error))]
     return [Damage(str(path), offset, why) for offset, why in damaged_offsets(path, segment)]

@@ -134,7 +134,8 @@ class Writer:
         Warns
         -----
         StoreWarning
-            If a record is damaged (names path and offset), or a tail has another version.
+            If a record is damaged (names path and offset), a tail has another version, or the disk
+            refuses to take its rows as a segment.
         """
         # Oldest first: of several rows of one key the newest must be sealed last.
         for path in reversed(layout.files(self._folder, layout.TAIL)):
@@ -164,7 +165,12 @@ class Writer:
         if version not in (0, layout.VERSION):
             _warn(f"{path}: must have version {layout.VERSION}, got {version}; it is left alone")
             return
-        self._finish(tail, keep=self._has_damage(tail, tail.damaged_offsets()))
+        keep = self._has_damage(tail, tail.damaged_offsets())
+        try:
+            self._finish(tail, keep)
+        except StoreError as error:
+            # Its rows are read where they lie; whoever opens the store next tries again.
+            _warn(f"a tail was not sealed: {error}")
 
     @staticmethod
     def _has_damage(tail: Tail, offsets: list[int]) -> bool:
@@ -180,10 +186,11 @@ class Writer:
 
     def _holds_all(self, segment: Path, tail: Tail) -> bool:
         try:
-            rows = open_segment(segment, self._space).find(tail.keys())
-        except StoreError:
+            opened = open_segment(segment, self._space)
+        except (StoreError, FileNotFoundError):
             return False
-        return bool((rows >= 0).all())
+        # A damaged copy is no reason to give up what it was made of.
+        return bool((opened.find(tail.keys()) >= 0).all()) and not opened.damaged_rows()
 
     def _own_tail(self) -> Tail:
         if self._tail is None:

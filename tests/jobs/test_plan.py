@@ -64,6 +64,7 @@ def test_no_backbone_is_taken_to_be_faster_than_the_files_are_read() -> None:
         "items_per_second": 100.0,
         "load_seconds": 1.0,
         "dim": 4,
+        "row_bytes": 44.0,
         "unreadable": 0,
         "shares": {},
         "memory_bytes": 1,

@@ -107,6 +107,7 @@ def test_torn_write_leaves_as_many_bytes_as_it_was_told(tmp_path: Path) -> None:
     assert record.operations == [
         ("create", False, str(hidden), None),
         ("append", True, str(hidden), b"con"),
+        ("remove", False, str(hidden), None),
     ]
 
 

@@ -139,7 +139,7 @@ def test_two_writers_at_once_keep_their_rows_wherever_power_fails(
 ) -> None:
     with recorded() as record:
         one, other = (FeatureStore(tmp_path, space, segment_bytes=TWO_ROWS) for _ in range(2))
-        for i in range(N):
+        for i in range(3):
             store = other if i % 2 else one
             store.put(some_keys(N)[i : i + 1], some_rows(N)[i : i + 1])
             store.flush()
