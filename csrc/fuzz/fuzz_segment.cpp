@@ -166,17 +166,39 @@ void check_gathered(const Case& c, const std::shared_ptr<const Segment>& segment
   }
 }
 
+// What is said to be intact is.
+void check_intact(const Case& c, const Segment& segment, std::size_t there) {
+  const Segment::Intact intact = segment.intact();
+  must(intact.keys.size() == intact.rows.size() * kKeyBytes, "every intact row has a key");
+  for (std::size_t i = 0; i < intact.rows.size(); ++i) {
+    const auto row = static_cast<std::size_t>(intact.rows[i]);
+    must(row < there, "an intact row is there");
+    must(c.is_good(intact.keys.data() + i * kKeyBytes, row), "an intact row is good");
+  }
+}
+
+// Of the last rows a file may have lost some bytes.
+void check_cut(const Case& c, const std::string& path, std::size_t there) {
+  const std::uint64_t tables = c.layout.rows + there * c.row_bytes;
+  if ((c.flags & kAnyLayout) != 0 || tables > c.content.size()) return;
+  const std::string cut = path + ".cut";
+  write_file(cut, c.content, tables);
+  check_intact(c, Segment(cut, c.n, c.row_bytes, c.layout, there), there);
+}
+
 void run(const Case& c) {
   const std::string path = scratch_folder() + "/segment";
   write_file(path, c.content, c.content.size());
   try {
-    const auto segment = std::make_shared<const Segment>(path, c.n, c.row_bytes, c.layout);
+    const auto segment = std::make_shared<const Segment>(path, c.n, c.row_bytes, c.layout, c.n);
     segment->damaged_rows();
     segment->keys_in_row_order();
     segment->crc_of(c.layout.keys, 16 * c.n);
     segment->crc_of(c.layout.order, 8 * c.n);
     segment->crc_of(c.layout.crcs, 4 * c.n);
+    check_intact(c, *segment, c.n);
     if (c.n == 0) return;
+    check_cut(c, path, c.n / 2);
     const Bytes keys = wanted_keys(c);
     std::vector<std::int64_t> rows(keys.size() / kKeyBytes);
     segment->find(keys.data(), rows.size(), rows.data());

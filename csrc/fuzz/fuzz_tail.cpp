@@ -102,7 +102,7 @@ void check_segment(const std::string& path, const Case& c, const std::map<Bytes,
   const std::size_t code_bytes = c.row_bytes - c.scale_bytes;
   must(file.size() == rows_at + n * code_bytes, "a segment has the size of its tables");
   const Segment segment(path, n, code_bytes,
-                        {keys, order, crcs, c.scale_bytes > 0 ? scales : 0, rows_at});
+                        {keys, order, crcs, c.scale_bytes > 0 ? scales : 0, rows_at}, n);
   must(segment.damaged_rows().empty(), "a new segment is whole");
   must(segment.keys_in_row_order().size() == n * kKeyBytes, "a segment has every key");
   for (const auto& [key, row] : rows) {
@@ -134,8 +134,8 @@ void run(const Case& c) {
   const auto tail = Tail::adopt(path, c.row_bytes);
   must(tail != nullptr, "a tail that nobody holds is adopted");
   check_tail(*tail, c, rows);
-  must(seal(*tail, sealed, c.scale_bytes > 0 ? "I8" : "U8", 1, "", "") == rows.size(),
-       "every good row is sealed");
+  const store::RowFormat format{c.scale_bytes > 0 ? "I8" : "U8", 1, c.row_bytes, c.scale_bytes, ""};
+  must(seal(*tail, sealed, format, "") == rows.size(), "every good row is sealed");
   if (rows.empty()) return;
   check_segment(sealed, c, rows);
   store::remove_file(sealed);
