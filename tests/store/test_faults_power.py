@@ -14,7 +14,7 @@ import pytest
 from pyfeat import FeatureStore, Space
 from pyfeat import _core as core
 from pyfeat.errors import StoreError, StoreWarning
-from pyfeat.store import Item, read_items, verify, write_items
+from pyfeat.store import Item, compact, read_items, repair, verify, write_items
 
 from .conftest import DIM, put_one_by_one, some_keys, some_rows
 from .power_loss import Contents, Disk, Record, contents_of, rebuild, recorded
@@ -184,6 +184,42 @@ def test_recovery_that_loses_power_anywhere_loses_no_row(
         check_rows(found, space, N - damage)
 
     assert check_every_state(root, before, record, elsewhere, check) > len(record.operations)
+
+
+def test_compacting_that_loses_power_anywhere_loses_no_row(
+    tmp_path: Path, space: Space, elsewhere: Path
+) -> None:
+    put_one_by_one(tmp_path, space, N)
+    before = contents_of(tmp_path)
+    with recorded() as record:
+        compact(tmp_path)
+    assert any(kind == "remove" for kind, *_ in record.operations)
+    check_every_state(
+        tmp_path, before, record, elsewhere, lambda root, _: check_rows(root, space, N)
+    )
+
+
+def test_repair_that_loses_power_anywhere_loses_no_good_row(
+    tmp_path: Path, space: Space, elsewhere: Path
+) -> None:
+    put_one_by_one(tmp_path, space, N)
+    first = min(tmp_path.glob("spaces/*/*.safetensors"))
+    content = first.read_bytes()
+    first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of row 1
+    before = contents_of(tmp_path)
+    with recorded() as record:
+        repair(tmp_path)
+    assert any(kind == "rename" for kind, *_ in record.operations)
+
+    def check(root: Path, _: int) -> None:
+        for mode in ("r", "a"):
+            rows, intact = FeatureStore(root, space, mode=mode).get_intact(some_keys(N))
+            np.testing.assert_array_equal(intact, np.arange(N) != 1)
+            np.testing.assert_array_equal(rows[intact], some_rows(N)[intact])
+        repair(root)
+        assert verify(root) == []
+
+    check_every_state(tmp_path, before, record, elsewhere, check)
 
 
 def test_items_acknowledged_before_power_fails_anywhere_are_there(
