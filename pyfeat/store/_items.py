@@ -82,18 +82,12 @@ def parse_item(line: bytes) -> Item | None:
     try:
         value = json.loads(line)
         key = bytes.fromhex(value["key"]) if "key" in value else None
-        item = Item(value["name"], key, value.get("reason"))
+        name, reason = value["name"], value.get("reason")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return item if _is_whole(item) else None
-
-
-def _is_whole(item: Item) -> bool:
-    if not isinstance(item.name, str):
-        return False
-    if item.key is None:
-        return isinstance(item.reason, str)
-    return item.reason is None and len(item.key) == KEY_BYTES
+    has_row = reason is None and key is not None and len(key) == KEY_BYTES
+    has_none = isinstance(reason, str) and key is None
+    return Item(name, key, reason) if isinstance(name, str) and (has_row or has_none) else None
 
 
 def damaged_line(file: Path, number: int) -> None:
