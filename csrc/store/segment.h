@@ -76,8 +76,10 @@ class Segment {
   }
   // The i-th key in ascending order, and those behind it.
   const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
-  // Keys that `find` finds, in the order their rows were written; in a damaged `order` a row may be
-  // named by several keys, or by none.
+  // Which of the sorted keys `find` finds, in the order their rows were written; in a damaged
+  // `order` a row may be named by several keys, or by none.
+  std::vector<std::size_t> in_row_order() const;
+  // Those keys.
   std::vector<std::uint8_t> keys_in_row_order() const;
 
   std::uint64_t offset(std::int64_t row) const;

@@ -170,14 +170,16 @@ def _read_all(sample: Sequence[Input]) -> tuple[int, float]:
 
 def _size(item: Input) -> int:
     value = item.value
+    # The name of a text is where it stands.
+    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and value == item.name)
     try:
-        if isinstance(value, os.PathLike) or value == item.name:  # a text is not its own name
+        if is_path:
             return len(Path(value).read_bytes())
         if hasattr(value, "read"):
             return len(value.read())
     except (OSError, ValueError):
         return 0
-    return len(value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value))
+    return len(value.encode("utf-8", "replace")) if isinstance(value, str) else len(bytes(value))
 
 
 def _probe(settings: dict[str, Any], modality: str, sample: list[Input]) -> dict[str, Any]:
