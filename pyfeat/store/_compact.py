@@ -110,7 +110,7 @@ def compact(
     -----
     A merged segment is on the disk under its name before what it was made of is removed. A crash
     between the two leaves rows twice, and the next `compact` drops them. Needs disk space for one
-    merged segment, and 60 bytes of memory for each of its rows.
+    merged segment, and some 100 bytes of memory for each of its rows.
 
     Examples
     --------

@@ -92,8 +92,8 @@ def export(
     Notes
     -----
     Rows come in the order they lie on disk, each key once. They are read in blocks: memory is
-    needed for those, and some 50 bytes for each input to find its name. An input is a line of the
-    store's lists; a row has as many names as it had inputs with its content, or none.
+    needed for those, and less than 100 bytes for each input to find its name. An input is a line
+    of the store's lists; a row has as many names as it had inputs with its content, or none.
 
     Examples
     --------

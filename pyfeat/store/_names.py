@@ -33,7 +33,7 @@ class Names:
 
     Notes
     -----
-    Needs some 50 bytes of memory for each input. Names are told apart by 64 bits of hash.
+    Needs less than 100 bytes of memory for each input. Names are told apart by 64 bits of hash.
     """
 
     def __init__(self, folder: Path, wanted: Callable[[Item], bool] | None = None) -> None:
