@@ -110,11 +110,11 @@ void ask_candidates(const Held& segments, const KeyMap& map, const Chunk& c) {
   candidates.ask();
 }
 
-// A key, and its place among the sorted keys of a segment.
+// A key, and where it lies.
 struct Place {
   Key key;
   std::size_t segment;
-  std::size_t at;
+  std::size_t place;  // among its keys
 };
 
 // Those of all segments whose leading bits are from `begin` to before `end`; 0 is the end of all.
@@ -125,7 +125,7 @@ std::vector<Place> places_between(const Held& segments, std::uint64_t begin, std
     const std::size_t last = end == 0 ? segment.size() : segment.count_below({end, 0});
     for (std::size_t i = segment.count_below({begin, 0}); i < last; ++i)
       if (segment.row_of(i) < segment.size())
-        places.push_back({Key::load(segment.sorted_keys() + i * kKeyBytes), s, i});
+        places.push_back({Key::load(segment.key_at(i)), s, i});
   }
   return places;
 }
@@ -198,7 +198,7 @@ std::vector<std::vector<std::uint8_t>> SegmentIndex::left_out(std::size_t thread
       return a.key == b.key ? a.segment > b.segment : a.key < b.key;
     });
     for (std::size_t k = 1; k < places.size(); ++k)
-      if (places[k].key == places[k - 1].key) flags[places[k].segment][places[k].at] = 1;
+      if (places[k].key == places[k - 1].key) flags[places[k].segment][places[k].place] = 1;
   };
   parallel(ranges, worthwhile_threads(threads, static_cast<double>(keys_), kKeysPerRange), work);
   return flags;
@@ -209,16 +209,18 @@ std::vector<std::uint8_t> SegmentIndex::keys(std::size_t threads) const {
   std::vector<std::uint8_t> all;
   all.reserve(keys_ * kKeyBytes);
   for (std::size_t s = segments_.size(); s-- > 0;) {
-    const std::vector<std::uint8_t> own = segments_[s]->keys_in_row_order(flags[s]);
-    all.insert(all.end(), own.begin(), own.end());
+    for (const std::size_t place : segments_[s]->in_row_order()) {
+      const std::uint8_t* key = segments_[s]->key_at(place);
+      if (!flags[s][place]) all.insert(all.end(), key, key + kKeyBytes);
+    }
   }
   return all;
 }
 
 std::size_t SegmentIndex::count_keys(std::size_t threads) const {
-  std::size_t n = 0;
+  std::size_t n = keys_;
   for (const auto& flags : left_out(threads))
-    n += static_cast<std::size_t>(std::count(flags.begin(), flags.end(), 0));
+    n -= static_cast<std::size_t>(std::count(flags.begin(), flags.end(), 1));
   return n;
 }
 

@@ -97,8 +97,8 @@ def load_tokenizer(place: str, name: str) -> Any:
     """
     transformers = import_transformers(name)
     rule = (
-        "come with a fast tokenizer: write its tokenizer.json by AutoTokenizer.from_pretrained("
-        "..., use_fast=True).save_pretrained(folder)"
+        "come with a fast tokenizer (tokenizer.json): where transformers can make one, "
+        "AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(folder) writes it"
     )
     with quiet(), reading(place):
         try:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.util import find_spec
+from operator import itemgetter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from pyfeat.backbones._layers import OUTPUT, Layers, pool_layer
 from pyfeat.backbones._modality import Preparation
 from pyfeat.backbones._pretrained import IMAGENET, Pretrained
 from pyfeat.ops._preprocess import Preprocessing
@@ -80,14 +84,42 @@ class KerasModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return maps (n, c, h, w)."""
+        maps: Tensor = self._run(images)
+        return maps.permute(0, 3, 1, 2)
+
+    def tapped(self, layers: Layers, pooling: str) -> KerasLayers:
+        """Return the same network as far as some of its layers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a layer is no name of one; or a negative integer other than -1: a network of
+            `keras.applications` has no blocks to be counted.
+        """
+        known = layer_names(self.model)
+        wanted = [layers] if isinstance(layers, (int, str)) else list(layers)
+        if not wanted:
+            raise ValueError("layers must name at least one layer, got none")
+        for layer in wanted:
+            if isinstance(layer, bool) or not isinstance(layer, (int, str)):
+                raise TypeError(f"layers must be names or -1, got {layer!r}")
+            if layer not in (-1, OUTPUT, *known):
+                some = ", ".join(list(known)[:: max(len(known) // 5, 1)][:5])
+                rule = f"be -1 or names of layers ({some}, ...)"
+                raise ValueError(f"layers of a Keras network must {rule}, got {layer!r}")
+        names = [OUTPUT if layer in (-1, OUTPUT) else str(layer) for layer in wanted]
+        if len(set(names)) < len(names):
+            raise ValueError(f"layers must differ, got {wanted}")
+        return KerasLayers(self.model, self.bgr, tuple(names), pooling)
+
+    def _run(self, images: Tensor) -> Any:
         import keras
 
         if self.bgr:
             images = images.flip(1)
         # Otherwise Keras takes its own default device, the GPU where there is one.
         with keras.device(str(images.device)):
-            maps: Tensor = self.model(images.permute(0, 2, 3, 1), training=False)
-        return maps.permute(0, 3, 1, 2)
+            return self.model(images.permute(0, 2, 3, 1), training=False)
 
     def state_dict(self, *_args: Any, **_kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return the weights, numbered in their order."""
@@ -98,6 +130,72 @@ class KerasModule(nn.Module):
         if engine == "torch" and precision != "fp32":
             return "a Keras network has one precision in torch: fp32"
         return None
+
+
+class KerasLayers(KerasModule):
+    """A Keras network as far as some of its layers, pooled beside each other.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The whole network. What lies behind the last wanted layer is not computed.
+    bgr : bool
+    names : tuple of str
+        As `layer_names` gives them, or "output".
+    pooling : str
+        How each becomes part of the row (see `pool_layer`).
+    """
+
+    def __init__(self, model: Any, bgr: bool, names: tuple[str, ...], pooling: str) -> None:
+        import keras
+
+        known = layer_names(model)
+        taken = [model.output if name == OUTPUT else known[name].output for name in names]
+        super().__init__(keras.Model(model.inputs, taken), bgr)
+        self.names = names
+        self.pooling = pooling
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, d)."""
+        return torch.cat([row.flatten(1) for row in self.pooled(images)], dim=1)
+
+    def pooled(self, images: Tensor) -> list[Tensor]:
+        """Return what each layer gives, pooled."""
+        outputs = self._run(images)  # a tensor where there is one
+        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        found = [t.permute(0, 3, 1, 2) if t.ndim == 4 else t for t in outputs]
+        return [
+            pool_layer(t, self.pooling, 0, None, name)
+            for name, t in zip(self.names, found, strict=True)
+        ]
+
+
+def layer_names(model: Any) -> dict[str, Any]:
+    """Return the layers of a network by the names they have in a fresh process.
+
+    Keras numbers layers without a name of their own through all networks of a process, as
+    "conv2d_94". They are numbered from the first of their class in this network here, as "conv2d"
+    and "conv2d_1".
+    """
+    numbered: dict[str, list[tuple[int, Any]]] = {}
+    for layer in model.layers:
+        base, _, number = layer.name.rpartition("_")
+        if not (base and number.isdecimal()):
+            base, number = layer.name, "0"
+        if base == _snake_case(type(layer).__name__):
+            numbered.setdefault(base, []).append((int(number), layer))
+    new = {
+        id(layer): base if i == 0 else f"{base}_{i}"
+        for base, layers in numbered.items()
+        for i, (_, layer) in enumerate(sorted(layers, key=itemgetter(0)))
+    }
+    return {new.get(id(layer), layer.name): layer for layer in model.layers}
+
+
+def _snake_case(name: str) -> str:
+    # As Keras makes a name of a class.
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 class _Download:

@@ -77,7 +77,8 @@ def load_backbone(
         - "onnx/FILE": an image model in an ONNX file; its bytes are its identity, not its path.
           Its layers are the names of tensors of its graph;
         - "keras/NAME": a network of `keras.applications` without its classifier, on Keras 3 with
-          its torch backend (see `pyfeat backbones keras/`);
+          its torch backend (see `pyfeat backbones keras/`). Its layers go by the names that Keras
+          gives them in a fresh process ("block4_pool", "conv2d_93");
         - a bare name: torchvision's model of that name, else timm's;
         - a module that maps (n, 3, crop, crop) to (n, d) or to (n, c, h, w), which is averaged
           over h and w. It is copied: training it further changes neither the rows of this backbone

@@ -127,6 +127,11 @@ class OnnxModule(nn.Module):
         model = runtimes.with_outputs(self._model, names, inner) if inner else self._model
         return OnnxModule(model, self._digest, self.size, tuple(names), self.batch, pooling)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the row is made of: the outputs."""
+        return self.outputs
+
     def openvino_model(self) -> Any:
         """Return an OpenVINO model of one image (1, 3, s, s) that gives the row (1, d)."""
         shapes = [tuple(t.shape) for t in self._probe()]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyfeat.backbones._engine import Inputs
+from pyfeat.backbones._keras import KerasModule
 from pyfeat.backbones._layers import OUTPUT, Layers, Tapped, last_map, resolve_layers
 from pyfeat.backbones._modality import AudioPreprocessing, Preparation
 from pyfeat.backbones._onnx import OnnxModule
@@ -39,10 +40,10 @@ def tap(
     TypeError, ValueError
         If there are no such layers, or they have no such pooling.
     """
-    if isinstance(module, OnnxModule):
+    if isinstance(module, (KerasModule, OnnxModule)):
         graph = module.tapped(layers, pooling)
         rows = graph.pooled(*example)
-        return graph, list(graph.outputs), tuple(tuple(row.shape[1:]) for row in rows)
+        return graph, list(graph.names), tuple(tuple(row.shape[1:]) for row in rows)
     names = resolve_layers(module, layers, example)
     if pooling != "auto":
         names = [last_map(module, example) if name == OUTPUT else name for name in names]

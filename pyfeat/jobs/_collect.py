@@ -261,7 +261,7 @@ class _Finder:
         name = member.rpartition("/")[2].lower()
         if self._column is not None:
             return name.partition(".")[2] == self._column.lower().lstrip(".")
-        return Path(name).suffix in self._suffixes
+        return name[name.rfind(".") :] in self._suffixes and name[:1] != "."
 
     def _add_places(self, places: list[str]) -> None:
         self._parts.append(Files(places, self._modality))

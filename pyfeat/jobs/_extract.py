@@ -35,8 +35,8 @@ def extract(
     Parameters
     ----------
     inputs : path-like or sequence of path-like
-        Folders, globs, files and lists (see `collect`); for a backbone of texts cells of tables,
-        lines of `.txt` files and the files of folders (see `collect_texts`).
+        Folders, globs, files, lists, tar archives, columns of tables, data sets of Hugging Face on
+        disk, and addresses of such (see `collect_inputs`).
     store : path-like
         Folder of the store; made when it is not there.
     backbone : str, Module or FeatureExtractor, default="efficientnet_lite0"

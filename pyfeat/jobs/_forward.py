@@ -41,19 +41,23 @@ class Damaged(Exception):
 
 
 @contextmanager
-def damaged(what: str) -> Iterator[None]:
+def damaged(what: str, *errors: type[Exception]) -> Iterator[None]:
     """Tell an error of the block that lies in the data as `Damaged`; one of the system passes.
 
     Parameters
     ----------
     what : str
         What is damaged.
+    *errors : type
+        What else says so.
     """
+    own = (OSError, ValueError, NotImplementedError)
+    said_by: tuple[type[Exception], ...] = (*DAMAGE, *own, *errors)
     try:
         yield
     except Damaged:
         raise
-    except (*DAMAGE, OSError, ValueError, NotImplementedError) as error:
+    except said_by as error:
         # gzip, bz2 and arrow say by a bare OSError what is wrong with their data.
         bare = type(error) in (OSError, gzip.BadGzipFile) and getattr(error, "errno", 0) is None
         if isinstance(error, OSError) and not bare:
@@ -160,3 +164,9 @@ def shared(key: Hashable, make: Callable[[], Forward]) -> Forward:
                 _open.popitem(last=False)
         _open.move_to_end(key)
         return _open[key]
+
+
+def close_sources() -> None:
+    """Close what is open in this process, and give back its memory; a job does so at its end."""
+    with _lock:
+        _open.clear()

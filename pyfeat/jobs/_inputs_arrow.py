@@ -6,9 +6,7 @@ import json
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,11 @@ from typing import Any
 from pyfeat.errors import InputError
 from pyfeat.extract import Input
 from pyfeat.jobs._forward import Block, Forward, damaged, shared
-from pyfeat.jobs._inputs_remote import (
-    Remote,
-    as_place,
-    beside,
-    is_url,
-    opened,
-    reading,
-    suffix_of,
-    tried,
-)
+from pyfeat.jobs._inputs_arrow_file import arrow_batches, mapped, parquet_file, pyarrow
+from pyfeat.jobs._inputs_remote import Remote, as_place, beside, is_url, reading, suffix_of
 
 ARROW_SUFFIXES = (".parquet", ".arrow")
 _STEP = 2**22  # bytes of one step through a parquet file, about
-_BUFFER = 2**20
 
 
 @dataclass(frozen=True)
@@ -95,10 +84,7 @@ class Cell:
     def _value(self) -> Any:
         if suffix_of(self.place) == ".arrow" and not is_url(self.place):
             with reading(self.place):
-                column = _mapped(self.place, self.stamp)[0].column(self.column)
-                if self.row >= len(column):
-                    raise InputError(self.place, "its source ends before it")
-                return column[self.row].as_py()
+                return mapped(self.place, self.stamp).cell(self.column, self.row)
         source = _stream(self.place, self.column, self.stamp)
         (block,) = source.get(self.row, self.row + 1)
         return block.data[self.row - block.start].as_py()
@@ -145,26 +131,29 @@ def columns_of(place: str) -> Columns:
     ValueError
         If it is no such file.
     """
-    if suffix_of(place) == ".parquet":
-        with _parquet(place) as file:
-            return _described(file.schema_arrow, file.metadata.num_rows)
-    if not is_url(place):
-        table, damage = _mapped(place, time.time_ns())
-        return _described(table.schema, len(table), damage)
-    with _batches(place) as (schema, batches):
-        return _described(schema, sum(len(batch) for batch in batches))
+    try:
+        if suffix_of(place) == ".parquet":
+            with parquet_file(place) as file:
+                return _described(file.schema_arrow, file.metadata.num_rows)
+        if not is_url(place):
+            file = mapped(place, time.time_ns())
+            return _described(file.schema, file.n_rows, file.damage)
+        with arrow_batches(place) as (schema, batches):
+            return _described(schema, sum(len(batch) for batch in batches))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: names of columns must be UTF-8, got {error.object!r}") from None
 
 
 def strings_of(place: str, name: str) -> list[str]:
     """Return the cells of a column as text; null is empty."""
     if suffix_of(place) == ".parquet":
-        with _parquet(place) as file:
+        with parquet_file(place) as file:
             cells = file.read(columns=[name]).column(0).to_pylist()
     elif is_url(place):
-        with _batches(place) as (_, batches):
+        with arrow_batches(place) as (_, batches):
             cells = [cell for batch in batches for cell in batch.column(name).to_pylist()]
     else:
-        cells = _mapped(place, time.time_ns())[0].column(name).to_pylist()
+        cells = mapped(place, time.time_ns()).cells(name)
     return ["" if cell is None else str(cell) for cell in cells]
 
 
@@ -231,7 +220,7 @@ class _Groups:
     def entry(self, row: int) -> int:
         """Return the first row of the group that holds a row."""
         if not self._starts:
-            with _parquet(self._place) as file:
+            with parquet_file(self._place) as file:
                 about = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
             self._starts = [0, *accumulate(g.num_rows for g in about)]
             size = sum(g.total_byte_size for g in about)
@@ -244,81 +233,24 @@ class _Groups:
     def blocks(self, start: int) -> Iterator[Block]:
         """Yield rows from the group that holds the first one wanted."""
         at, first = self.entry(start), self._group(start)
-        with _parquet(self._place) as file, damaged("its table"):
+        with parquet_file(self._place) as file, damaged("its table", pyarrow().ArrowException):
             for group in range(first, len(self._starts) - 1):
                 # One by one: a batch over two of them would be lost with the second.
                 how = {"row_groups": [group], "columns": [self._column]}
                 for batch in file.iter_batches(self._rows, **how):
-                    yield Block(at, at + len(batch), batch.nbytes, batch.column(0))
+                    yield Block(at, at + len(batch), batch.nbytes, _whole(batch.column(0)))
                     at += len(batch)
 
 
 def _remote_blocks(place: str, column: str) -> Iterator[Block]:
     at = 0
-    with _batches(place) as (_, batches), damaged("its table"):
+    with arrow_batches(place) as (_, batches), damaged("its table", pyarrow().ArrowException):
         for batch in batches:
-            yield Block(at, at + len(batch), batch.nbytes, batch.column(column))
+            yield Block(at, at + len(batch), batch.nbytes, _whole(batch.column(column)))
             at += len(batch)
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError("parquet and arrow files need pyarrow: pip install pyarrow") from None
-    return pa
-
-
-@contextmanager
-def _parquet(place: str) -> Iterator[Any]:
-    pa = _pyarrow()
-    with ExitStack() as stack:
-        source = stack.enter_context(opened(place)) if is_url(place) else place
-        # Not buffered before: a group of rows with its images may be larger than the memory.
-        how = {"pre_buffer": False, "buffer_size": _BUFFER}
-        try:
-            file = tried(lambda: pa.parquet.ParquetFile(source, **how))
-        except pa.ArrowException as error:
-            raise ValueError(f"{place}: must be a parquet file, got {error}") from None
-        yield stack.enter_context(file)
-
-
-@lru_cache(maxsize=16)
-def _mapped(place: str, _stamp: int) -> tuple[Any, str]:
-    """Return the rows of a local arrow file, which stay on disk, and why there may be more."""
-    pa = _pyarrow()
-    damage = ""
-    try:
-        schema, batches = _open(pa, pa.memory_map(place))
-    except pa.ArrowException as error:
-        raise ValueError(f"{place}: must be an arrow file, got {error}") from None
-    whole = []
-    try:
-        for batch in batches:
-            whole.append(batch)
-    except (pa.ArrowException, OSError) as error:
-        damage = f"it is cut off or damaged: {error}"
-    return pa.Table.from_batches(whole, schema), damage
-
-
-def _open(pa: Any, file: Any) -> tuple[Any, Iterator[Any]]:
-    """Return the schema and the batches of an arrow file of either kind."""
-    begins = file.read(6)
-    file.seek(0)
-    if begins == b"ARROW1":
-        reader = pa.ipc.open_file(file)
-        return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
-    reader = pa.ipc.open_stream(file)
-    return reader.schema, iter(reader)
-
-
-@contextmanager
-def _batches(place: str) -> Iterator[tuple[Any, Iterator[Any]]]:
-    pa = _pyarrow()
-    with opened(place) as file:
-        try:
-            found = _open(pa, file)
-        except pa.ArrowException as error:
-            raise ValueError(f"{place}: must be an arrow file, got {error}") from None
-        yield found
+def _whole(cells: Any) -> Any:
+    """Return cells whose offsets lead nowhere else."""
+    cells.validate(full=True)
+    return cells

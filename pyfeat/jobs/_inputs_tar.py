@@ -6,8 +6,6 @@ import bz2
 import gzip
 import io
 import lzma
-import posixpath
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from pyfeat.extract import Input
 from pyfeat.jobs._collected import Lost, Part
 from pyfeat.jobs._forward import Block, Damaged, Forward, damaged, shared
 from pyfeat.jobs._inputs_remote import is_url, opened, path_of, read_range, tried
+from pyfeat.jobs._inputs_tar_headers import Listing
 
 _COMPRESSED: dict[str, Callable[[Any], Any]] = {
     ".tar.gz": gzip.open,
@@ -31,7 +30,6 @@ _COMPRESSED: dict[str, Callable[[Any], Any]] = {
     ".tar.xz": lzma.open,
     ".txz": lzma.open,
 }
-_tarfile: Any = tarfile  # some of its names are not in the stubs
 TAR_SUFFIXES = (".tar", *_COMPRESSED)
 _STEP = 2**20  # bytes of one block
 
@@ -139,7 +137,7 @@ def members_of(place: str, wanted: Callable[[str], bool]) -> tuple[list[Part], l
 def _listed(
     place: str, wanted: Callable[[str], bool], forward: bool
 ) -> tuple[list[Part], list[str]]:
-    listing = _Listing(wanted, not path_of(place).lower().endswith(".tar"))
+    listing = Listing(wanted, not path_of(place).lower().endswith(".tar"))
     try:
         with _decompressed(place, forward) as file, damaged("it"):
             reason = listing.run(file)
@@ -155,80 +153,6 @@ def _listed(
     if reason:
         parts.append(Lost(place, reason))
     return parts, listing.others
-
-
-class _Listing:
-    """The members of one archive as their headers go by."""
-
-    def __init__(self, wanted: Callable[[str], bool], compressed: bool) -> None:
-        self._wanted = wanted
-        self._compressed = compressed
-        self._links: list[tuple[str, str]] = []
-        self._taken: set[str] = set()
-        self.names: list[str] = []
-        self.spans: list[tuple[int, int]] = []
-        self.lost: list[tuple[str, str]] = []
-        self.others: list[str] = []
-
-    def run(self, file: Any) -> str:
-        """Take all members; return why there may be more, or nothing."""
-        try:
-            # Not by `next`, which takes a damaged header for the end.
-            archive: Any = tarfile.TarFile(fileobj=file)
-            info = archive.firstmember
-            while info is not None:
-                self._take(info)
-                archive.members.clear()
-                if archive.offset <= info.offset:
-                    return f"it is damaged: its member {info.name} has a size of {info.size}"
-                if archive.offset != file.tell():
-                    file.seek(archive.offset - 1)
-                    if not file.read(1):
-                        return f"it is cut off in its member {info.name}"
-                info = tarfile.TarInfo.fromtarfile(archive)
-        except _tarfile.EOFHeaderError:
-            return self._end(file)
-        except _tarfile.EmptyHeaderError:
-            return "it has no mark at its end: members may be missing"
-        except tarfile.TarError as error:
-            return f"it is cut off or damaged: {error}"
-        return self._end(file)
-
-    def _end(self, file: Any) -> str:
-        """Read on to the checksum behind compressed data, which raises if it is not theirs."""
-        while self._compressed and file.read(_STEP):
-            pass
-        return ""
-
-    def _take(self, info: tarfile.TarInfo) -> None:
-        name = posixpath.normpath(info.name).lstrip("/")
-        if info.isdir() or not self._wanted(name):
-            if len(self.others) < 3 and not info.isdir():
-                self.others.append(name)
-            return
-        if name in self._taken:  # a later one of the same name has a number
-            name = next(n for i in range(2, 2**62) if (n := f"{name}#{i}") not in self._taken)
-        self._taken.add(name)
-        if info.issym():
-            self._links.append((name, posixpath.join(posixpath.dirname(name), info.linkname)))
-        elif info.islnk():
-            self._links.append((name, info.linkname))
-        elif info.isreg() and not info.issparse():
-            self.names.append(name)
-            self.spans.append((info.offset_data, info.size))
-        else:
-            self.lost.append((name, "it is no plain file"))
-
-    def resolve(self) -> None:
-        """Give links the bytes of what they lead to."""
-        where = dict(zip(self.names, self.spans, strict=True)) if self._links else {}
-        for name, target in self._links:
-            span = where.get(posixpath.normpath(target).lstrip("/"))
-            if span is None:
-                self.lost.append((name, f"it is a link to {target}, which is not taken from there"))
-            else:
-                self.names.append(name)
-                self.spans.append(span)
 
 
 @contextmanager

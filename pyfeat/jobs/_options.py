@@ -19,7 +19,7 @@ class JobOptions(TypedDict, total=False):
         How files become pixels (see `FeatureExtractor`); by default as the extractor says, else
         "exact".
     column : str, optional
-        Column of a list that holds the paths, or the texts.
+        Column of a table that holds the paths, the files or the texts (see `collect_inputs`).
     fidelity : bool, default=False
         Whether to measure how true the engine is, on a sample of the inputs, where no choice did.
     shard : str or tuple of (int, int), optional
@@ -123,6 +123,10 @@ def _check_runner(options: Options) -> None:
     if options.address is not None and options.runner != "ray":
         raise ValueError(
             f"address must be left out unless runner is 'ray', got {options.address!r}"
+        )
+    if options.devices is not None and options.runner == "ray":
+        raise ValueError(
+            f"devices must be left out where runner is 'ray', got {list(options.devices)}"
         )
 
 

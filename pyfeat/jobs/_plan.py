@@ -116,7 +116,7 @@ def plan(
     dtype : str, default="float32"
     device : str, default="auto"
     column : str, optional
-        Column of a list that holds the paths, or the texts.
+        Column of a table that holds the paths, the files or the texts (see `collect_inputs`).
     progress : bool or callable, default=False
         Counts what was tried.
 
@@ -170,14 +170,16 @@ def _read_all(sample: Sequence[Input]) -> tuple[int, float]:
 
 def _size(item: Input) -> int:
     value = item.value
+    # The name of a text is where it stands.
+    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and value == item.name)
     try:
-        if isinstance(value, os.PathLike) or value == item.name:  # a text is not its own name
+        if is_path:
             return len(Path(value).read_bytes())
         if hasattr(value, "read"):
             return len(value.read())
     except (OSError, ValueError):
         return 0
-    return len(value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value))
+    return len(value.encode("utf-8", "replace")) if isinstance(value, str) else len(bytes(value))
 
 
 def _probe(settings: dict[str, Any], modality: str, sample: list[Input]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def predict(
     store : path-like, optional
         Store whose rows are used, and to which new ones are added.
     column : str, optional
-        Column of a list that holds the paths.
+        Column of a table that holds the paths, the files or the texts.
     progress : bool or callable, default=False
 
     Returns

@@ -6,8 +6,8 @@ again; the rows that it had put are found then.
 
 from __future__ import annotations
 
-import pickle
 import secrets
+import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,13 +20,15 @@ import torch
 from pyfeat._model_file import replace_file
 from pyfeat.extract import Input, Outcome, RunOptions, engine_of
 from pyfeat.jobs._job import Job
-from pyfeat.jobs._ray_cluster import Places, cluster, places_of
-from pyfeat.jobs._ray_worker import Ledger, Report, Work, Worker, as_piece
+from pyfeat.jobs._ray_cluster import Places, cluster, import_ray, is_client, places_of
+from pyfeat.jobs._ray_worker import Ledger, Piece, Report, Work, Worker
 from pyfeat.store import FeatureStore
 
 # Batches in a piece of work: their account comes at once, at its end.
 _BATCHES = 8
 _PIECES = 8  # for each worker at least, where there are few inputs: all end at about one time
+# Seconds that the end of a job waits for its workers to end; the next writer seals what is left.
+_PATIENCE = 5.0
 # Inputs whose names and values lie in the memory of the cluster at a time.
 _WAVE = 2**20
 
@@ -56,6 +58,8 @@ def run_on_ray(job: Job) -> Generator[Outcome, None, None]:
     SpaceError
         If the backbone of a machine gives other rows: its packages have other versions.
     """
+    if not len(job.inputs):
+        return  # all is there: no cluster is started for that
     options, folder, space = job.options, job.store.path, job.store.space
     settings = _settings(job)
     try:
@@ -68,8 +72,7 @@ def run_on_ray(job: Job) -> Generator[Outcome, None, None]:
                 for report in _reports(ray, job.inputs, part, work, places):
                     yield from _outcomes(report, job)
     finally:
-        FeatureStore(folder, space).close()  # seals what workers that were killed have put
-        job.store.refresh()
+        _seal(job.store)
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -88,6 +91,17 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
+def _seal(store: FeatureStore) -> None:
+    """Seal what workers that were killed have put, as soon as they are gone."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        FeatureStore(store.path, store.space).close()
+        store.refresh()
+        if not any(f.endswith(".tail") for f in store.files()) or time.monotonic() > until:
+            return
+        time.sleep(0.2)
+
+
 @contextmanager
 def _token(folder: Path) -> Iterator[str]:
     """Give the name of a file that lies in a folder for a while."""
@@ -104,7 +118,21 @@ def _reports(
 ) -> Iterator[Report]:
     step = _step(len(part), work.options, places)
     starts = part[::step]
-    pieces = [as_piece(i, [inputs[k] for k in range(i, min(i + step, part.stop))]) for i in starts]
+    pieces = [
+        {"piece": Piece(i, [inputs[k] for k in range(i, min(i + step, part.stop))])} for i in starts
+    ]
+    if not is_client(ray):
+        yield from results(pieces, work, places)
+        return
+    # Ray Data needs a process of the cluster to run it.
+    remote = ray.remote(num_cpus=0)(Results).remote(pieces, work, places)
+    while (report := ray.get(remote.take.remote())) is not None:
+        yield report
+
+
+def results(pieces: list[dict[str, Any]], work: Work, places: Places) -> Iterator[Report]:
+    """Yield what became of pieces of work, in the order in which they were done."""
+    ray = import_ray()
     ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
     needs: dict[str, Any] = {"num_gpus": 1} if places.gpus else {"num_cpus": places.cpus}
     data = ray.data.from_items(pieces, override_num_blocks=len(pieces)).map_batches(
@@ -115,8 +143,18 @@ def _reports(
         **needs,
     )
     for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        for report in batch["report"]:
-            yield pickle.loads(report)
+        yield from batch["report"]
+
+
+class Results:
+    """The same one by one, from an actor."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._results = results(*arguments)
+
+    def take(self) -> Report | None:
+        """Return the next report; None after the last one."""
+        return next(self._results, None)
 
 
 def _step(n: int, options: RunOptions, places: Places) -> int:
@@ -133,7 +171,8 @@ def _outcomes(report: Report, job: Job) -> Iterator[Outcome]:
         raise report.error
     job.times.add(report.times)
     if report.deaths:
-        job.tell("worker", {"died": report.deaths, "inputs": len(report.outcomes)})
+        state = f"does {len(report.outcomes)} inputs again, at which {report.deaths} workers died"
+        job.tell("worker", {"worker": report.worker, "state": state})
         yield from _of_the_dead(report.outcomes, job.store)
     else:
         yield from report.outcomes

@@ -124,6 +124,11 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
+def is_client(ray: Any) -> bool:
+    """Return whether this process only talks to a cluster, by "ray://", and is no part of it."""
+    return bool(ray.util.client.ray.is_connected())
+
+
 def places_of(ray: Any, workers: int | None, device: str) -> Places:
     """Return how many workers there are, and what each of them gets.
 

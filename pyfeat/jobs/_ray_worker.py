@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import platform
 import time
 import warnings
@@ -60,12 +59,22 @@ class Work:
     threads: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Inputs that one worker does, and the position of the first one."""
+
+    start: int
+    inputs: list[Input]
+
+
 @dataclass
 class Report:
     """What became of some inputs, whose rows are on the disk.
 
     Parameters
     ----------
+    worker : str
+        Machine and process.
     outcomes : list of Outcome
         Without their rows; positions are those in the inputs of the job.
     deaths : int
@@ -77,6 +86,7 @@ class Report:
         Why the job cannot go on.
     """
 
+    worker: str
     outcomes: list[Outcome] = field(default_factory=list)
     deaths: int = 0
     times: Times = field(default_factory=Times)
@@ -114,18 +124,19 @@ class Worker:
         self._ledger = ledger
         self._store: FeatureStore | None = None
 
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[bytes]]:
-        """Do pieces of work: their position in "start", their inputs, pickled, in "inputs"."""
-        pieces = zip(batch["start"].tolist(), batch["inputs"], strict=True)
-        return {"report": [pickle.dumps(self._report(n, pickle.loads(p))) for n, p in pieces]}
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Do what is in column "piece"; what became of it goes into column "report"."""
+        reports = np.empty(len(batch["piece"]), object)
+        reports[:] = [self._report(p.start, p.inputs) for p in batch["piece"]]
+        return {"report": reports}
 
     def __del__(self) -> None:
         # The end of an actor that nobody kills: what it wrote becomes a segment.
-        if getattr(self, "_store", None) is not None:
-            self._store.close()
+        if (store := getattr(self, "_store", None)) is not None:
+            store.close()
 
     def _report(self, start: int, inputs: Sequence[Input]) -> Report:
-        report = Report()
+        report = Report(f"{platform.node()}, process {os.getpid()}")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -190,8 +201,3 @@ def _check_shared(store: Path, token: str) -> None:
                 f"{str(store)!r}, which {platform.node()} does not see"
             )
         time.sleep(0.1)
-
-
-def as_piece(start: int, inputs: Sequence[Input]) -> dict[str, Any]:
-    """Return a piece of work as a row of a Ray dataset."""
-    return {"start": np.int64(start), "inputs": pickle.dumps(list(inputs))}

@@ -15,6 +15,7 @@ import numpy as np
 from pyfeat.backbones import Fidelity
 from pyfeat.extract import FeatureExtractor, Input, Outcome, run
 from pyfeat.jobs._account import Account
+from pyfeat.jobs._forward import close_sources
 from pyfeat.jobs._golden import keep_golden
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
@@ -126,6 +127,7 @@ def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | N
     finally:
         account.close()
         notes.write()
+        close_sources()
     return stop
 
 

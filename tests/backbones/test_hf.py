@@ -222,6 +222,19 @@ def test_pooling_beside_the_weights_is_honoured(tmp_path: Path) -> None:
     assert not np.allclose(cls, mean)
 
 
+def test_slow_tokenizer_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    folder, _ = save_text_model(tmp_path / "m")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    # One of those that transformers has in Python only.
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer"}')
+    (folder / "vocab.json").write_text('{"<unk>": 0, "a</w>": 1, "b</w>": 2}')
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    rule = r"must come with a fast tokenizer \(tokenizer\.json\): .*, got CTRLTokenizer"
+    with pytest.raises(ValueError, match=rule):
+        load_backbone(f"hf/{folder}", device="cpu")
+
+
 def test_positions_bound_the_length_of_a_roberta(tmp_path: Path) -> None:
     folder, _ = save_text_model(
         tmp_path / "m", "RobertaModel", pad_token_id=1, max_position_embeddings=20

@@ -141,6 +141,53 @@ def test_maps_can_be_pooled_otherwise() -> None:
     assert close(freeze(found, CPU, pooling="max")(batch("MobileNet")), maps.amax((2, 3)))
 
 
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "VGG16"])
+def test_inner_layers_are_those_of_keras(name: str) -> None:
+    import keras
+
+    layers = {"VGG16": ["block2_pool", "block5_conv3"], "MobileNetV3Small": ["re_lu_1", "conv_bn"]}
+    found = random_network(name)
+    model = found.module.model
+    by_name = ours.layer_names(model)
+    own = keras.Model(model.inputs, [by_name[layer].output for layer in layers[name]])
+    home = getattr(keras.applications, type_of(name))
+    maps = own.predict(home.preprocess_input(pixels().astype("float32")), verbose=0)
+    wanted = torch.cat([torch.from_numpy(m).mean(dim=(1, 2)) for m in maps], dim=1)
+    backbone = freeze(found, CPU, tuple(layers[name]))
+    assert backbone.parts["layer"] == layers[name]
+    assert close(backbone(batch(name)), wanted)
+
+
+def test_map_of_an_inner_layer_is_kept_on_request() -> None:
+    backbone = freeze(random_network("VGG16"), CPU, ("block3_pool", -1), "none")
+    assert backbone.shapes == ((256, SIDE // 8, SIDE // 8), (512, SIDE // 32, SIDE // 32))
+
+
+def test_what_lies_behind_a_layer_of_keras_is_not_computed() -> None:
+    found = random_network("VGG16")
+    tapped = found.module.tapped("block2_pool", "avg")
+    assert [layer.name for layer in tapped.model.layers][-1] == "block2_pool"
+
+
+def test_layers_have_the_names_of_a_fresh_process() -> None:
+    names = [list(ours.layer_names(random_network("MobileNetV3Small").module.model)) for _ in "ab"]
+    assert names[0] == names[1]
+    assert names[0][0] == "input_layer"
+    code = (
+        "import os; os.environ['KERAS_BACKEND'] = 'torch'\nimport keras\n"
+        "model = keras.applications.MobileNetV3Small(weights=None, include_top=False)\n"
+        "print([layer.name for layer in model.layers])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip().splitlines()[-1] == str(names[0])
+
+
+@pytest.mark.parametrize("layers", [-2, "block9_conv1", ("block1_pool", "nosuch")])
+def test_layers_that_keras_does_not_have_are_refused(layers: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be -1 or names of layers \(.*, \.\.\.\), got"):
+        freeze(random_network("VGG16"), CPU, layers)
+
+
 def test_torch_has_one_precision_for_it(mobilenet: Backbone) -> None:
     with pytest.raises(BackendError, match="a Keras network has one precision in torch: fp32"):
         mobilenet.with_engine("torch", "bf16")

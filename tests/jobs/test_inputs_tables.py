@@ -154,6 +154,17 @@ def test_cut_arrow_file_gives_the_batches_before_the_cut(tmp_path: Path) -> None
     assert str(found[-1]).startswith("it is cut off or damaged")
 
 
+def test_offsets_that_lead_out_of_an_arrow_file_are_not_followed(tmp_path: Path) -> None:
+    path = write_arrow(tmp_path / "t.arrow", pa.table({"image": PHOTOS}))
+    content = bytearray(path.read_bytes())
+    ends = np.cumsum([0, len(PHOTOS[0]), len(PHOTOS[1])]).astype(np.int32).tobytes()
+    content[content.index(ends) + 6] ^= 0x40  # the end of the first image, 4 MiB further
+    path.write_bytes(content)
+    found = contents(collect_inputs(path, "image"))
+    assert found[2:] == PHOTOS[2:]
+    assert all(str(reason).startswith("it cannot be read: ArrowInvalid") for reason in found[:2])
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
 def test_file_of_another_kind_is_refused(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"t.{suffix}").write_bytes(b"this is a letter" * 10)

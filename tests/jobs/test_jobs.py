@@ -214,6 +214,6 @@ def test_extractor_of_a_space_reads_videos_as_before(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     save_towers(tmp_path, "clip")
     pooled = FeatureExtractor(f"hf/{tmp_path}", video="max", frames=3, device="cpu")
-    again = extractor_of(pooled.get_space())
+    again = extractor_of(pooled.get_space(), tmp_path)
     assert (again.video, again.frames) == ("max", 3)
     assert again.get_space().fingerprint == pooled.get_space().fingerprint

@@ -15,14 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pyfeat import FeatureExtractor, FeatureStore
+from pyfeat import FeatureExtractor, FeatureStore, Space
+from pyfeat.backbones import load_backbone
 from pyfeat.errors import SpaceError, StoreError
-from pyfeat.jobs import ExtractSummary, extract
+from pyfeat.extract import Outcome, RunOptions
+from pyfeat.jobs import extract
 from pyfeat.jobs import _ray_worker as worker
-from pyfeat.jobs._ray_cluster import import_ray, share_of_cores
+from pyfeat.jobs._job import Job
+from pyfeat.jobs._options import Options, check_options
+from pyfeat.jobs._ray import _of_the_dead, _settings, _step, run_on_ray
+from pyfeat.jobs._ray_cluster import Places, import_ray, places_of, share_of_cores
 from pyfeat.store import read_items, verify
 
-ray = pytest.importorskip("ray")
 pytestmark = [
     # Ray leaves sockets and files of processes that it has ended to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -79,15 +83,15 @@ def rows_by_name(store: Path) -> dict[str, bytes]:
     return {i.name: row.tobytes() for i, row in zip(items, rows, strict=True)}
 
 
-def counts(summary: ExtractSummary) -> tuple[int, int, int, int]:
-    bad = len(summary.quarantined)
-    return summary.total, summary.computed, summary.stored, bad
+@pytest.fixture(scope="module")
+def installed() -> None:
+    pytest.importorskip("ray", exc_type=ImportError)
 
 
 @pytest.fixture(scope="module")
-def joined() -> Iterator[None]:
+def joined(installed: None) -> Iterator[None]:
     """A cluster that this process has joined, for all tests that kill none of its workers."""
-    import_ray()
+    ray = import_ray()
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
@@ -98,6 +102,54 @@ def test_share_of_cores_fits_on_machines() -> None:
     assert share_of_cores([], 1) == 1
 
 
+def test_workers_are_told_what_was_chosen(tmp_path: Path) -> None:
+    chosen = Space(2, parts={"precision": "bfloat16", "engine": "openvino"})
+    extractor = FeatureExtractor(Convolved(), engine="auto", precision="auto", device="cpu")
+    backbone = load_backbone(Convolved(), device="cpu")
+    with FeatureStore(tmp_path / "feats", chosen) as store:
+        settings = _settings(Job([], store, extractor, backbone, Options()))
+    assert settings.keys() == extractor.get_params(deep=False).keys()
+    told = [settings[name] for name in ("engine", "precision", "device", "store")]
+    assert told == ["openvino", "bfloat16", "cpu", None]
+
+
+def test_worker_takes_the_gpu_that_it_is_given(tmp_path: Path) -> None:
+    extractor = FeatureExtractor(Convolved(), device="cuda:3")
+    backbone = load_backbone(Convolved(), device="cpu")
+    with FeatureStore(tmp_path / "feats", Space(2, parts={"precision": "float32"})) as store:
+        settings = _settings(Job([], store, extractor, backbone, Options()))
+    assert (settings["device"], settings["precision"]) == ("cuda", "fp32")
+
+
+def test_rows_of_a_worker_that_died_count_as_computed_once(tmp_path: Path) -> None:
+    keys = [bytes([i]) * 16 for i in range(2)]
+    with FeatureStore(tmp_path / "feats", Space(1)) as store:
+        store.put(keys[:1], [[1.0]])
+        again = [Outcome(i, "stored", key) for i, key in enumerate([*keys, keys[1]])]
+        assert [o.status for o in _of_the_dead(again, store)] == ["stored", "computed", "stored"]
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "places", "step"),
+    [
+        (10**6, "auto", Places(4, 2, 0), 128),
+        (10**6, "auto", Places(4, 2, 1), 1024),
+        (10**6, 100, Places(4, 2, 0), 800),
+        (64, "auto", Places(4, 2, 0), 2),
+        (1, "auto", Places(4, 2, 0), 1),
+    ],
+)
+def test_piece_of_work_is_eight_batches_or_an_eighth_of_a_share(
+    n: int, batch_size: int | str, places: Places, step: int
+) -> None:
+    assert _step(n, RunOptions(batch_size), places) == step
+
+
+def test_devices_are_refused_with_ray() -> None:
+    with pytest.raises(ValueError, match="devices must be left out where runner is 'ray'"):
+        check_options({"runner": "ray", "devices": ["cuda:0"]})
+
+
 def test_missing_ray_is_told_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +158,12 @@ def test_missing_ray_is_told_with_what_to_install(
         extract(photos(tmp_path / "photos", 1), tmp_path / "feats", Convolved(), runner="ray")
 
 
-def test_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
+def test_no_cluster_is_started_for_nothing(tmp_path: Path) -> None:
+    job = Job([], FeatureStore(tmp_path, Space(1)), FeatureExtractor(), None, Options())
+    assert list(run_on_ray(job)) == []
+
+
+def test_address_without_a_cluster_is_refused(installed: None, tmp_path: Path) -> None:
     given = {"runner": "ray", "address": "127.0.0.1:1"}
     with pytest.raises(ConnectionError, match="must be that of a running Ray cluster, got '127"):
         extract(photos(tmp_path / "photos", 1), tmp_path / "feats", Convolved(), **given)
@@ -138,8 +195,8 @@ def test_rows_and_items_are_those_of_a_local_run(joined: None, tmp_path: Path) -
 def test_second_run_on_ray_computes_nothing(joined: None, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 10)
     extract(folder, tmp_path / "feats", Convolved())
-    again = extract(folder, tmp_path / "feats", Convolved(), runner="ray")
-    assert counts(again) == (10, 0, 10, 0)
+    again = extract(folder, tmp_path / "feats", Convolved(), runner="ray", rehash=True)
+    assert (again.total, again.computed, again.hits) == (10, 0, 10)
 
 
 @pytest.mark.slow
@@ -156,13 +213,10 @@ def test_progress_counts_every_input_once(joined: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gpu_on_a_cluster_without_one_is_refused(joined: None, tmp_path: Path) -> None:
+def test_gpu_on_a_cluster_without_one_is_refused(joined: None) -> None:
+    ray = import_ray()
     if ray.cluster_resources().get("GPU"):
         pytest.skip("this cluster has a GPU")
-    extractor = FeatureExtractor(Convolved(), device="cpu")
-    extract(photos(tmp_path / "photos", 1), tmp_path / "feats", extractor)
-    from pyfeat.jobs._ray_cluster import places_of
-
     with pytest.raises(ValueError, match="must be 'cpu' or 'auto' on a cluster without GPUs"):
         places_of(ray, None, "cuda")
 
@@ -200,7 +254,7 @@ def actors() -> list[int]:
 
 
 @pytest.mark.slow
-def test_killed_worker_costs_no_row(tmp_path: Path) -> None:
+def test_killed_worker_costs_no_row(installed: None, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 2000)
     killed: list[int] = []
 
@@ -221,7 +275,7 @@ def test_killed_worker_costs_no_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_input_that_kills_workers_is_quarantined(tmp_path: Path) -> None:
+def test_input_that_kills_workers_is_quarantined(installed: None, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 12)
     Image.new("RGB", (24, 24), (255, 255, 255)).save(folder / "white.png")
     there = extract(folder, tmp_path / "feats", Deadly(), runner="ray", workers=1)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pyfeat import FeatureExtractor, FeatureStore
-from pyfeat.jobs import extract
+from pyfeat.jobs import JobInterrupted, extract
 from pyfeat.jobs._workers import devices_of
 from pyfeat.store import read_items, verify
 
@@ -84,6 +84,24 @@ def test_input_that_kills_its_process_is_in_quarantine(photos: Path, tmp_path: P
         (str(white), "the process that read it was killed by signal 9")
     ]
     assert s.total == N + 1
+
+
+def test_signal_ends_workers_with_everything_written(photos: Path, tmp_path: Path) -> None:
+    def stop(done: int, _total: int) -> None:
+        if done == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    fx, log = pooled_colours().set_params(batch_size=2), tmp_path / "log"
+    with pytest.raises(JobInterrupted) as stopped:
+        extract(photos, tmp_path / "feats", fx, workers=1, progress=stop, log_json=log)
+    s = stopped.value.summary
+    assert (s.total, s.left) == (4, N - 4)
+    store = FeatureStore(tmp_path / "feats", mode="r")
+    assert len(read_items(tmp_path / "feats", store.space)) == 4
+    assert 4 <= len(store) < N
+    assert list((tmp_path / "feats").rglob("*.tail")) == []  # it had time to seal its rows
+    with pytest.raises(ProcessLookupError):
+        os.kill(workers_of(log)[0]["worker_pid"], 0)
 
 
 def test_error_of_a_worker_is_that_of_the_job(photos: Path, tmp_path: Path) -> None:

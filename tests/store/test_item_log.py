@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pyfeat import Space
+from pyfeat._identity import canonical_json
 from pyfeat.errors import StoreWarning
 from pyfeat.store import Item, ItemLog, quarantined_names, read_items, write_items
 from pyfeat.store._items import item_line
@@ -30,6 +31,14 @@ def test_rows_are_written_as_items_are(tmp_path: Path) -> None:
     (file,) = files_of(tmp_path / "f")
     assert file.read_text().splitlines() == [item_line(i) for i in items]
     assert read_items(tmp_path / "f", SPACE) == sorted(items, key=lambda i: i.name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_line_of_an_item_is_canonical_json(name: str) -> None:
+    assert item_line(Item(name, KEYS[1].tobytes())) == canonical_json(
+        {"name": name, "key": KEYS[1].tobytes().hex()}
+    )
+    assert item_line(Item(name, None, name)) == canonical_json({"name": name, "reason": name})
 
 
 def test_pieces_are_written_while_items_come(tmp_path: Path) -> None:
