@@ -2,9 +2,10 @@
 
 A durable batch is on the disk before the next one is put; one that is not survives the end of the
 process, and no loss of power. What a raw file holds can be found by nothing but its place. Rows of
-the store lie in a log until `close` seals it: "sealed, too" is the time with that.
+the store lie in a log until `close` seals it: "sealed, too" is the time with that. Everybody's file
+is open before the first row.
 
-Ten rounds take four minutes.
+Three rounds take four minutes.
 """
 
 from __future__ import annotations
@@ -51,18 +52,25 @@ def cases(quick: bool) -> Iterator[Case]:
 
 
 class Place:
-    """A folder for one call, and what was opened in it."""
+    """A folder with something open in it, made anew for each call."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.opened: Any = None
+    def __init__(self, folder: Path, opens: Callable[[Path], Any]) -> None:
+        self.folder = Path(tempfile.mkdtemp(dir=folder))
+        self._opens = opens
+        self.opened = opens(self.folder)
 
-    def clear(self) -> None:
-        if self.opened is not None:
-            self.opened.close()
-            self.opened = None
-        for path in self.folder.glob("*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def close(self) -> None:
+        self.opened.close()
+
+    def renew(self) -> None:
+        self.close()
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        self.opened = self._opens(self.folder)
+
+    def bytes(self) -> int:
+        """Return what the files take on the disk."""
+        return sum(p.stat().st_blocks * 512 for p in self.folder.rglob("*") if p.is_file())
 
 
 def append_case(folder: Path, keys: np.ndarray, rows: Rows, durable: bool) -> Case:
@@ -84,20 +92,28 @@ def append_case(folder: Path, keys: np.ndarray, rows: Rows, durable: bool) -> Ca
 
 
 def writer(name: str, folder: Path, keys: np.ndarray, rows: Rows, durable: bool) -> Contestant:
+    if reason := missing(name):
+        return Contestant(name, skip=reason)
+    opens, write = WRITERS[name]
+    place = Place(folder, lambda path: opens(path, rows.nbytes, durable))
+    return Contestant(name, lambda: write(place.opened, keys, rows, durable), after=place.renew)
+
+
+def missing(name: str) -> str | None:
     package = name.split(",")[0].lower()
-    if package in ("lmdb", "h5py") and find_spec(package) is None:
-        return Contestant(name, skip=f"{package} is not installed")
-    place = Place(Path(tempfile.mkdtemp(dir=folder)))
-    write = WRITERS[name]
-    return Contestant(name, lambda: write(place, keys, rows, durable), after=place.clear)
+    absent = package in ("lmdb", "h5py") and find_spec(package) is None
+    return f"{package} is not installed" if absent else None
 
 
 def batches(n: int) -> Iterator[slice]:
     return (slice(i, i + BATCH) for i in range(0, n, BATCH))
 
 
-def into_store(place: Place, keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
-    store = place.opened = FeatureStore(place.folder / "store", Space(DIM, "float16"))
+def open_store(folder: Path, _size: int, _durable: bool) -> FeatureStore:
+    return FeatureStore(folder, Space(DIM, "float16"))
+
+
+def into_store(store: FeatureStore, keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
     for part in batches(len(rows)):
         store.put(keys[part], rows[part])
         if durable:
@@ -105,27 +121,31 @@ def into_store(place: Place, keys: np.ndarray, rows: Rows, durable: bool) -> Rea
     return lambda at: store.get(keys[at])
 
 
-def into_store_sealed(place: Place, keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
-    read = into_store(place, keys, rows, durable)
-    place.opened.close()
+def into_store_sealed(store: FeatureStore, keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
+    read = into_store(store, keys, rows, durable)
+    store.close()
     return read
 
 
-def into_raw_file(place: Place, _keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
-    path = place.folder / "rows.bin"
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+def open_raw_file(folder: Path, _size: int, _durable: bool) -> Any:
+    return (folder / "rows.bin").open("xb", buffering=0)
+
+
+def into_raw_file(file: Any, _keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
     for part in batches(len(rows)):
-        os.write(file, rows[part])
+        file.write(rows[part])
         if durable:
-            os.fdatasync(file)
-    os.close(file)
-    return lambda at: np.memmap(path, np.float16, "r", shape=rows.shape)[at]
+            os.fdatasync(file.fileno())
+    return lambda at: np.memmap(file.name, np.float16, "r", shape=rows.shape)[at]
 
 
-def into_lmdb(place: Place, keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
+def open_lmdb(folder: Path, size: int, durable: bool) -> Any:
     import lmdb
 
-    base = place.opened = lmdb.open(str(place.folder), map_size=16 * rows.nbytes, sync=durable)
+    return lmdb.open(str(folder), map_size=16 * size, sync=durable)
+
+
+def into_lmdb(base: Any, keys: np.ndarray, rows: Rows, _durable: bool) -> ReadBack:
     for part in batches(len(rows)):
         with base.begin(write=True) as writing:
             for key, row in zip(keys[part], rows[part], strict=True):
@@ -139,11 +159,15 @@ def into_lmdb(place: Place, keys: np.ndarray, rows: Rows, durable: bool) -> Read
     return read
 
 
-def into_sqlite(place: Place, keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
-    base = place.opened = sqlite3.connect(place.folder / "rows.sqlite")
+def open_sqlite(folder: Path, _size: int, durable: bool) -> sqlite3.Connection:
+    base = sqlite3.connect(folder / "rows.sqlite")
     base.execute("pragma journal_mode = wal")
     base.execute(f"pragma synchronous = {'full' if durable else 'off'}")
     base.execute("create table rows (key blob primary key, row blob) without rowid")
+    return base
+
+
+def into_sqlite(base: sqlite3.Connection, keys: np.ndarray, rows: Rows, _durable: bool) -> ReadBack:
     for part in batches(len(rows)):
         pairs = ((k.tobytes(), r.tobytes()) for k, r in zip(keys[part], rows[part], strict=True))
         base.executemany("insert into rows values (?, ?)", pairs)
@@ -157,14 +181,16 @@ def into_sqlite(place: Place, keys: np.ndarray, rows: Rows, durable: bool) -> Re
     return read
 
 
-def into_h5py(place: Place, _keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
+def open_h5py(folder: Path, _size: int, _durable: bool) -> Any:
     import h5py
 
-    file = place.opened = h5py.File(place.folder / "rows.h5", "w")
-    table = file.create_dataset(
-        "rows", (0, DIM), np.float16, maxshape=(None, DIM), chunks=(BATCH, DIM)
-    )
-    descriptor = file.id.get_vfd_handle()
+    file = h5py.File(folder / "rows.h5", "w")
+    file.create_dataset("rows", (0, DIM), np.float16, maxshape=(None, DIM), chunks=(BATCH, DIM))
+    return file
+
+
+def into_h5py(file: Any, _keys: np.ndarray, rows: Rows, durable: bool) -> ReadBack:
+    table, descriptor = file["rows"], file.id.get_vfd_handle()
     for part in batches(len(rows)):
         block = rows[part]
         table.resize(part.start + len(block), axis=0)
@@ -175,30 +201,27 @@ def into_h5py(place: Place, _keys: np.ndarray, rows: Rows, durable: bool) -> Rea
     return lambda at: table[:][at]
 
 
-WRITERS = {
-    "pyfeat cpp, by key": into_store,
-    "pyfeat cpp, by key, sealed, too": into_store_sealed,
-    "raw file, by place": into_raw_file,
-    "LMDB, by key": into_lmdb,
-    "sqlite, by key": into_sqlite,
-    "h5py, by place": into_h5py,
+WRITERS: dict[str, tuple[Callable[..., Any], Callable[..., ReadBack]]] = {
+    "pyfeat cpp, by key": (open_store, into_store),
+    "pyfeat cpp, by key, sealed, too": (open_store, into_store_sealed),
+    "raw file, by place": (open_raw_file, into_raw_file),
+    "LMDB, by key": (open_lmdb, into_lmdb),
+    "sqlite, by key": (open_sqlite, into_sqlite),
+    "h5py, by place": (open_h5py, into_h5py),
 }
 
 
 def bytes_case(folder: Path, keys: np.ndarray, rows: Rows) -> Case:
     """Return what everybody needs on the disk; how long it takes to sum that up is no matter."""
     contestants = []
-    for name, write in WRITERS.items():
-        package = name.split(",")[0].lower()
-        if package in ("lmdb", "h5py") and find_spec(package) is None:
-            contestants.append(Contestant(name, skip=f"{package} is not installed"))
+    for name, (opens, write) in WRITERS.items():
+        if reason := missing(name):
+            contestants.append(Contestant(name, skip=reason))
             continue
-        place = Place(Path(tempfile.mkdtemp(dir=folder)))
-        write(place, keys, rows, False)
-        if place.opened is not None and name != "pyfeat cpp, by key":
-            place.opened.close()
-        size = sum(p.stat().st_blocks * 512 for p in place.folder.rglob("*") if p.is_file())
-        place.clear()
+        place = Place(folder, lambda path, opens=opens: opens(path, rows.nbytes, False))
+        write(place.opened, keys, rows, False)
+        size = place.bytes()
+        place.renew()
         bound = LARGEST_SHARE if name.startswith("pyfeat") else float("inf")
         contestants.append(Contestant(name, lambda size=size: size / rows.nbytes, bound=bound))
     return Case(

@@ -11,8 +11,10 @@ namespace {
 
 // Records are made and written in pieces that stay in the second-level cache.
 constexpr std::size_t kBytesPerWrite = 256 << 10;
-constexpr std::uint64_t kReservedFrom = 1 << 20;
-constexpr std::uint64_t kReservedBytes = 4 << 20;
+// Room is found for a share of what there is, in a tail that has so much.
+constexpr std::uint64_t kReservedFrom = 16 << 20;
+constexpr std::uint64_t kReservedShare = 32;
+constexpr std::uint64_t kReservedMost = 4 << 20;
 
 TailHeader make_header(std::size_t row_bytes, const std::uint8_t* fingerprint) {
   TailHeader h{};
@@ -102,7 +104,7 @@ void Tail::append_some(const std::uint8_t* keys, const std::uint8_t* rows, std::
 void Tail::reserve(std::size_t bytes) {
   if (end_ < kReservedFrom || end_ + bytes <= reserved_) return;
   const std::uint64_t from = std::max(reserved_, end_);
-  reserved_ = end_ + bytes + kReservedBytes;
+  reserved_ = end_ + bytes + std::min(kReservedMost, end_ / kReservedShare);
   file_.reserve(from, reserved_ - from);
 }
 
