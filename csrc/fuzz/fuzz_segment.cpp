@@ -1,8 +1,8 @@
 // A segment of any bytes under any layout: refused, or read without a step outside and without a
 // row whose checksum does not fit.
 //
-// Input: flags, row bytes, begin of the tables, then (flag 1) a layout of seven 64-bit numbers, and
-// the file's content.
+// Input: flags, row bytes, begin of the tables, then (flag 1) a layout of seven numbers of 3 bytes,
+// and the file's content.
 #include <algorithm>
 #include <cstring>
 
@@ -23,6 +23,12 @@ using Bytes = std::vector<std::uint8_t>;
 constexpr std::uint8_t kAnyLayout = 1, kSorted = 2, kGoodCrcs = 4, kDecode = 8;
 constexpr int kItemBits = 4;  // the two above say what rows are made of
 
+// A number at either end of 64 bits, or near a power of two between.
+std::uint64_t wide(Input& input) {
+  const auto small = static_cast<std::int16_t>(input.number(2));
+  return static_cast<std::uint64_t>(std::int64_t{small}) << (input.byte() % 4 * 16);
+}
+
 struct Case {
   Case(const std::uint8_t* data, std::size_t size) {
     Input input(data, size);
@@ -31,12 +37,13 @@ struct Case {
     row_bytes = (1 + input.byte() % 16) * static_cast<std::size_t>(bytes_of(item));
     const std::size_t offset = 1 + input.byte() % 64;
     if (flags & kAnyLayout) {
-      n = input.number(8);
-      row_bytes = input.number(8);
+      n = wide(input);
+      row_bytes = wide(input);
       row_bytes -= row_bytes % static_cast<std::size_t>(bytes_of(item));
+      if (row_bytes == 0) row_bytes = static_cast<std::size_t>(bytes_of(item));
       for (std::uint64_t* table :
            {&layout.keys, &layout.order, &layout.crcs, &layout.scales, &layout.rows})
-        *table = input.number(8);
+        *table = wide(input);
       if (!has_scales()) layout.scales = 0;
       if (has_scales() && layout.scales == 0) item = Item::kFloat32;
       content = input.rest();

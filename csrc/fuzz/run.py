@@ -47,7 +47,7 @@ def build(name: str, folder: Path) -> None:
     store = HERE.parent / "store"
     shared = [*(store / f"{stem}.cpp" for stem in STORE), HERE.parent / "cpu" / "dispatch.cpp"]
     shared += [HERE.parent / "cpu" / "gather_rows.cpp"]
-    own = [HERE / "scratch.cpp"]
+    own = [HERE / "scratch.cpp", HERE / "mapping.cpp"]
     if is_clang(name):
         watch, link = ["-fsanitize=fuzzer-no-link"], ["-fsanitize=fuzzer"]
     else:

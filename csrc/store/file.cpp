@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -128,26 +127,6 @@ bool File::still_has_its_name() const {
   if (::fstat(fd_, &mine) != 0) fail(errno, "cannot stat", path_);
   if (::stat(path_.c_str(), &named) != 0) return false;
   return mine.st_ino == named.st_ino && mine.st_dev == named.st_dev;
-}
-
-Mapping::Mapping(const File& file, std::uint64_t size) : size_(size) {
-  if (size == 0) return;  // mmap refuses an empty range
-  void* p = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.descriptor(), 0);
-  if (p == MAP_FAILED) fail(errno, "cannot map", file.path());
-  data_ = static_cast<const std::uint8_t*>(p);
-}
-
-Mapping::Mapping(Mapping&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-Mapping& Mapping::operator=(Mapping&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-Mapping::~Mapping() {
-  if (data_ != nullptr) ::munmap(const_cast<std::uint8_t*>(data_), size_);
 }
 
 void rename_file(const std::string& from, const std::string& to) {

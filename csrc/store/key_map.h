@@ -23,8 +23,8 @@ class KeyMap {
   // memory. False when there is no room for them, or the keys are no hashes and crowd together; the
   // map is then of no more use.
   bool add(const std::uint8_t* keys, std::size_t n, std::uint16_t segment);
-  // Calls take(segment) for each segment that may hold a key, in the order they were added. None that
-  // holds it is left out; one that does not comes about once in some thousand keys.
+  // Calls take(segment) for each segment that may hold a key, in the order they were added. None
+  // that holds it is left out; one that does not comes about once in some thousand keys.
   template <typename Take>
   void candidates(const Key& key, const Take& take) const {
     const std::uint32_t mark = mark_of(key);

@@ -160,18 +160,22 @@ std::vector<std::int64_t> Segment::damaged_rows() const {
   return damaged;
 }
 
-void Segment::intact(std::vector<std::uint8_t>& keys, std::vector<std::int64_t>& rows) const {
+Segment::Intact Segment::intact() const {
   constexpr std::size_t kMostTries = 1 << 16;
-  std::vector<std::uint8_t> key_of_row(there_ * kKeyBytes);
-  std::vector<std::uint8_t> found(there_, 0);
+  Intact result;
+  result.claimed.resize(n_ * kKeyBytes);
+  std::vector<std::uint8_t> key_of_row(there_ * kKeyBytes), found(there_, 0);
   std::vector<std::size_t> keys_left, rows_left;
   const auto claim = [&](const std::uint8_t* key, std::uint64_t row) {
     if (row >= there_ || found[row] || !row_is_good(key, row)) return false;
     std::memcpy(key_of_row.data() + row * kKeyBytes, key, kKeyBytes);
     return (found[row] = 1) == 1;
   };
-  for (std::size_t i = 0; i < n_; ++i)
-    if (!claim(key_at(i), order(i))) keys_left.push_back(i);
+  for (std::size_t i = 0; i < n_; ++i) {
+    const std::uint64_t row = order(i);
+    if (row < n_) std::memcpy(result.claimed.data() + row * kKeyBytes, key_at(i), kKeyBytes);
+    if (!claim(key_at(i), row)) keys_left.push_back(i);
+  }
   for (std::size_t row = 0; row < there_; ++row)
     if (!found[row]) rows_left.push_back(row);
   // A wrong entry in `order` parts a good key from its good row, and so does a wrong bit of a key.
@@ -189,36 +193,38 @@ void Segment::intact(std::vector<std::uint8_t>& keys, std::vector<std::int64_t>&
   for (std::size_t row = 0; row < there_; ++row) {
     if (!found[row]) continue;
     const std::uint8_t* key = key_of_row.data() + row * kKeyBytes;
-    keys.insert(keys.end(), key, key + kKeyBytes);
-    rows.push_back(static_cast<std::int64_t>(row));
+    result.keys.insert(result.keys.end(), key, key + kKeyBytes);
+    result.rows.push_back(static_cast<std::int64_t>(row));
   }
+  return result;
 }
 
 std::uint32_t Segment::crc_of(std::uint64_t offset, std::uint64_t size) const {
   return crc32c(base_ + offset, size);
 }
 
-std::vector<std::uint8_t> Segment::keys_in_row_order() const {
-  std::vector<std::uint8_t> keys(n_ * kKeyBytes), second;
-  std::vector<std::uint8_t> named(n_, 0);
+std::vector<std::size_t> Segment::in_row_order() const {
+  constexpr std::size_t kNone = ~std::size_t{0};
+  std::vector<std::size_t> places(n_, kNone), second;
   for (std::size_t i = 0; i < n_; ++i) {
     const std::uint64_t row = order(i);
     if (row >= n_) continue;
-    const std::uint8_t* key = key_at(i);
-    if (named[row]) {
-      second.insert(second.end(), key, key + kKeyBytes);
-      continue;
+    if (places[row] == kNone) {
+      places[row] = i;
+    } else {
+      second.push_back(i);
     }
-    named[row] = 1;
-    std::memcpy(keys.data() + row * kKeyBytes, key, kKeyBytes);
   }
-  std::size_t left = 0;
-  for (std::size_t row = 0; row < n_; ++row) {
-    if (!named[row]) continue;
-    std::memmove(keys.data() + left++ * kKeyBytes, keys.data() + row * kKeyBytes, kKeyBytes);
-  }
-  keys.resize(left * kKeyBytes);
-  keys.insert(keys.end(), second.begin(), second.end());
+  places.erase(std::remove(places.begin(), places.end(), kNone), places.end());
+  places.insert(places.end(), second.begin(), second.end());
+  return places;
+}
+
+std::vector<std::uint8_t> Segment::keys_in_row_order() const {
+  const std::vector<std::size_t> places = in_row_order();
+  std::vector<std::uint8_t> keys(places.size() * kKeyBytes);
+  for (std::size_t k = 0; k < places.size(); ++k)
+    std::memcpy(keys.data() + k * kKeyBytes, key_at(places[k]), kKeyBytes);
   return keys;
 }
 

@@ -55,9 +55,14 @@ class Segment {
   bool row_is_good(const std::uint8_t* key, std::uint64_t row) const;
   // Row numbers whose CRC does not fit, and of entries of `order` that name no row.
   std::vector<std::int64_t> damaged_rows() const;
-  // Keys and row numbers that belong together, by row number; also of keys whose entry in `order`
-  // is wrong, and of those with one wrong bit. The only thing to ask of damaged tables.
-  void intact(std::vector<std::uint8_t>& keys, std::vector<std::int64_t>& rows) const;
+  // What is good in a segment whose tables may be damaged, and of which rows may be cut off.
+  struct Intact {
+    std::vector<std::uint8_t> keys;     // that belong to `rows`
+    std::vector<std::int64_t> rows;     // ascending
+    std::vector<std::uint8_t> claimed;  // the key that `order` gives to each row; zeros for none
+  };
+  // Also finds keys whose entry in `order` is wrong, and those with one wrong bit.
+  Intact intact() const;
   // CRC32C of a byte range of the file.
   std::uint32_t crc_of(std::uint64_t offset, std::uint64_t size) const;
   std::uint32_t crc(std::uint64_t row) const {
@@ -71,8 +76,10 @@ class Segment {
   }
   // The i-th key in ascending order, and those behind it.
   const std::uint8_t* key_at(std::size_t i) const { return base_ + layout_.keys + i * kKeyBytes; }
-  // Keys that `find` finds, in the order their rows were written; in a damaged `order` a row may be
-  // named by several keys, or by none.
+  // Which of the sorted keys `find` finds, in the order their rows were written; in a damaged
+  // `order` a row may be named by several keys, or by none.
+  std::vector<std::size_t> in_row_order() const;
+  // Those keys.
   std::vector<std::uint8_t> keys_in_row_order() const;
 
   std::uint64_t offset(std::int64_t row) const;

@@ -114,7 +114,7 @@ void ask_candidates(const Held& segments, const KeyMap& map, const Chunk& c) {
 struct Place {
   Key key;
   std::size_t segment;
-  std::uint64_t row;
+  std::size_t place;  // among its keys
 };
 
 // Those of all segments whose leading bits are from `begin` to before `end`; 0 is the end of all.
@@ -123,11 +123,9 @@ std::vector<Place> places_between(const Held& segments, std::uint64_t begin, std
   for (std::size_t s = 0; s < segments.size(); ++s) {
     const Segment& segment = *segments[s];
     const std::size_t last = end == 0 ? segment.size() : segment.count_below({end, 0});
-    for (std::size_t i = segment.count_below({begin, 0}); i < last; ++i) {
-      const std::uint64_t row = segment.row_of(i);
-      if (row < segment.size())
-        places.push_back({Key::load(segment.sorted_keys() + i * kKeyBytes), s, row});
-    }
+    for (std::size_t i = segment.count_below({begin, 0}); i < last; ++i)
+      if (segment.row_of(i) < segment.size())
+        places.push_back({Key::load(segment.key_at(i)), s, i});
   }
   return places;
 }
@@ -181,9 +179,13 @@ void SegmentIndex::locate(const std::uint8_t* keys, std::size_t n, std::int64_t*
            worthwhile_threads(threads, static_cast<double>(n), kKeysPerThread), work);
 }
 
-std::vector<std::vector<std::uint8_t>> SegmentIndex::repeated(std::size_t threads) const {
+std::vector<std::vector<std::uint8_t>> SegmentIndex::left_out(std::size_t threads) const {
   std::vector<std::vector<std::uint8_t>> flags;
-  for (const auto& segment : segments_) flags.emplace_back(segment->size());
+  for (const auto& segment : segments_) {
+    flags.emplace_back(segment->size());
+    for (std::size_t i = 0; i < segment->size(); ++i)
+      flags.back()[i] = segment->row_of(i) >= segment->size();
+  }
   if (segments_.size() < 2) return flags;
   // Keys are hashes: equal ranges of their leading bits hold about as many.
   const std::size_t ranges = keys_ / kKeysPerRange + 1;
@@ -196,21 +198,20 @@ std::vector<std::vector<std::uint8_t>> SegmentIndex::repeated(std::size_t thread
       return a.key == b.key ? a.segment > b.segment : a.key < b.key;
     });
     for (std::size_t k = 1; k < places.size(); ++k)
-      if (places[k].key == places[k - 1].key) flags[places[k].segment][places[k].row] = 1;
+      if (places[k].key == places[k - 1].key) flags[places[k].segment][places[k].place] = 1;
   };
   parallel(ranges, worthwhile_threads(threads, static_cast<double>(keys_), kKeysPerRange), work);
   return flags;
 }
 
 std::vector<std::uint8_t> SegmentIndex::keys(std::size_t threads) const {
-  const auto flags = repeated(threads);
+  const auto flags = left_out(threads);
   std::vector<std::uint8_t> all;
   all.reserve(keys_ * kKeyBytes);
   for (std::size_t s = segments_.size(); s-- > 0;) {
-    const std::vector<std::uint8_t> own = segments_[s]->keys_in_row_order();
-    for (std::size_t row = 0; row < flags[s].size(); ++row) {
-      const auto key = own.begin() + static_cast<std::ptrdiff_t>(row * kKeyBytes);
-      if (!flags[s][row]) all.insert(all.end(), key, key + kKeyBytes);
+    for (const std::size_t place : segments_[s]->in_row_order()) {
+      const std::uint8_t* key = segments_[s]->key_at(place);
+      if (!flags[s][place]) all.insert(all.end(), key, key + kKeyBytes);
     }
   }
   return all;
@@ -218,7 +219,7 @@ std::vector<std::uint8_t> SegmentIndex::keys(std::size_t threads) const {
 
 std::size_t SegmentIndex::count_keys(std::size_t threads) const {
   std::size_t n = keys_;
-  for (const auto& flags : repeated(threads))
+  for (const auto& flags : left_out(threads))
     n -= static_cast<std::size_t>(std::count(flags.begin(), flags.end(), 1));
   return n;
 }

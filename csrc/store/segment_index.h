@@ -30,8 +30,9 @@ class SegmentIndex {
   std::size_t count_keys(std::size_t threads) const;
 
  private:
-  // By segment and row: 1 where an older segment holds the key, too.
-  std::vector<std::vector<std::uint8_t>> repeated(std::size_t threads) const;
+  // By segment and place among its keys: 1 where an older segment holds the key, too, or its entry
+  // in a damaged `order` names no row.
+  std::vector<std::vector<std::uint8_t>> left_out(std::size_t threads) const;
   // The map, made now if `n` more look-ups pay for it; null if there is none.
   const KeyMap* map_for(std::size_t n);
   std::unique_ptr<KeyMap> make_map() const;

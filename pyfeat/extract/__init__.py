@@ -2,7 +2,7 @@
 
 from pyfeat.extract._choice import engine_of
 from pyfeat.extract._feature_extractor import FeatureExtractor
-from pyfeat.extract._inputs import Input, Readable, key_of
+from pyfeat.extract._inputs import Input, Readable, content_of, key_of
 from pyfeat.extract._progress import progress_of
 from pyfeat.extract._readers import reader_of
 from pyfeat.extract._run import Outcome, RunOptions, row_space, run
@@ -15,6 +15,7 @@ __all__ = [
     "Readable",
     "RunOptions",
     "Times",
+    "content_of",
     "engine_of",
     "key_of",
     "progress_of",

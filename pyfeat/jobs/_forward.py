@@ -164,3 +164,9 @@ def shared(key: Hashable, make: Callable[[], Forward]) -> Forward:
                 _open.popitem(last=False)
         _open.move_to_end(key)
         return _open[key]
+
+
+def close_sources() -> None:
+    """Close what is open in this process, and give back its memory; a job does so at its end."""
+    with _lock:
+        _open.clear()

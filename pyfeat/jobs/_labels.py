@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from pyfeat.jobs._inputs_arrow import ARROW_SUFFIXES, columns_of, strings_of
 from pyfeat.jobs._inputs_dataset import arrow_files, is_dataset, splits_of
 from pyfeat.jobs._inputs_remote import as_place, path_of, suffix_of
 from pyfeat.jobs._inputs_table import listed, read_rows
-
-_MEMBER = re.compile(r"(?P<archive>.*)::(?P<member>(?!/)(?!.*://).*)", re.DOTALL)
+from pyfeat.jobs._named import member_of
 
 
 def folder_of(name: str) -> str:
@@ -31,10 +29,10 @@ def folder_of(name: str) -> str:
     >>> folder_of("/photos/cat.tar.gz::1.jpg"), folder_of("s3://photos/cat/1.jpg")
     ('cat', 'cat')
     """
-    if (found := _MEMBER.fullmatch(name)) is None:
+    if (found := member_of(name)) is None:
         return Path(path_of(name)).parent.name
-    inside = Path(found["member"]).parent.name
-    return inside or Path(path_of(found["archive"])).name.partition(".")[0]
+    archive, member = found
+    return Path(member).parent.name or Path(path_of(archive)).name.partition(".")[0]
 
 
 def read_labels(source: str | os.PathLike[str], names: Collection[str] = ()) -> dict[str, str]:

@@ -58,6 +58,8 @@ def run_on_ray(job: Job) -> Generator[Outcome, None, None]:
     SpaceError
         If the backbone of a machine gives other rows: its packages have other versions.
     """
+    if not len(job.inputs):
+        return  # all is there: no cluster is started for that
     options, folder, space = job.options, job.store.path, job.store.space
     settings = _settings(job)
     try:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pyfeat._identity import Space
 from pyfeat.backbones import Backbone
 from pyfeat.errors import InputError
-from pyfeat.extract import FeatureExtractor, Input, RunOptions, engine_of, key_of, reader_of
-from pyfeat.jobs._collect_texts import collect_inputs
+from pyfeat.extract import Input, RunOptions, content_of, engine_of, key_of, reader_of
 from pyfeat.jobs._golden import golden_row, rows_of
+from pyfeat.jobs._named import inputs_named
 from pyfeat.jobs._predict import extractor_of
-from pyfeat.store import FeatureStore, Item, read_golden, sample_items
+from pyfeat.store import FeatureStore, read_golden, sample_items
 
 # Unit roundoff of the numbers that a network computes with.
 _ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-8}
@@ -175,8 +175,8 @@ def _recompute_space(
         extractor.batch_size, extractor.deterministic, extractor.dtype, extractor.decode
     )
     picked = sample_items(store, space, n, np.random.default_rng(seed))
-    inputs = [_input_of(item, extractor) for item in picked]
-    here = [(item, i) for item, i in zip(picked, inputs, strict=True) if i is not None]
+    found = inputs_named([item.name for item in picked], extractor.modality)
+    here = [(item, found[item.name]) for item in picked if item.name in found]
     same = [(item, i) for item, i in here if _key_now(i, backbone, options) in (item.key, None)]
     opened = FeatureStore(store, space, mode="r")
     stored, intact = opened.get_intact([item.key for item, _ in same if item.key])
@@ -222,26 +222,9 @@ def compare(name: str, stored: NDArray[Any], now: NDArray[Any], space: Space) ->
     )
 
 
-def _input_of(item: Item, extractor: FeatureExtractor) -> Input | None:
-    """Return the input that a name stands for, or None where it is gone."""
-    if Path(item.name).is_file():
-        return Input(item.name, Path(item.name))
-    # What is in a table, a list or an archive is named after that.
-    places = (item.name, item.name.rpartition("#")[0], item.name.partition("::")[0])
-    for place in filter(None, dict.fromkeys(places)):
-        try:
-            found = collect_inputs([place], extractor.modality)
-        except (ValueError, OSError, ImportError):
-            continue
-        for one in found:
-            if one.name == item.name:
-                return one
-    return None
-
-
 def _key_now(item: Input, backbone: Backbone, options: RunOptions) -> bytes | None:
     """Return the key of what an input holds now; None where it cannot be read."""
     try:
-        return key_of(reader_of(backbone, options.decode).content(item.value, item.name))
+        return key_of(content_of(reader_of(backbone, options.decode), item))
     except InputError:
         return None

@@ -15,6 +15,7 @@ import numpy as np
 from pyfeat.backbones import Fidelity
 from pyfeat.extract import FeatureExtractor, Input, Outcome, run
 from pyfeat.jobs._account import Account
+from pyfeat.jobs._forward import close_sources
 from pyfeat.jobs._golden import keep_golden
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
@@ -126,15 +127,16 @@ def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | N
     finally:
         account.close()
         notes.write()
+        close_sources()
     return stop
 
 
 def _outcomes(job: Job) -> Generator[Outcome, None, None]:
     """Return what becomes of every input, by whoever does the work."""
-    if job.options.runner == "ray":
+    if job.options.runner == "ray" and len(job.inputs):
         return run_on_ray(job)
     devices = devices_of(job.extractor.device, job.options.devices, job.options.workers)
-    if devices:
+    if devices and len(job.inputs):  # nobody is started for nothing
         return Workers(job, devices).outcomes()
     return run(job.inputs, job.backbone, job.store, job.run_options, job.times)
 

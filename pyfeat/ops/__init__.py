@@ -2,6 +2,7 @@
 
 from pyfeat.ops._decode import DECODE_MODES, decode, decode_preprocess
 from pyfeat.ops._explain import explain
+from pyfeat.ops._fp8_linear import fp8_linear, quantize_fp8
 from pyfeat.ops._gather_rows import gather_rows
 from pyfeat.ops._layernorm_quantize import layernorm_quantize
 from pyfeat.ops._moments import moments
@@ -32,12 +33,14 @@ __all__ = [
     "decode_preprocess",
     "dequantize_rows",
     "explain",
+    "fp8_linear",
     "gather_rows",
     "layernorm_quantize",
     "moments",
     "pool",
     "preprocess",
     "preprocess_batch",
+    "quantize_fp8",
     "quantize_rows",
     "rbf_sum",
     "softmax_xent",

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyfeat.ops import (
     _decode,
+    _fp8_linear,
     _gather_rows,
     _layernorm_quantize,
     _moments,
@@ -24,6 +25,7 @@ from pyfeat.ops._dispatch import explain_backends
 BACKENDS_OF = {
     "decode": _decode.BACKENDS,
     "dequantize_rows": _quantize_rows.DEQUANTIZE_BACKENDS,
+    "fp8_linear": _fp8_linear.BACKENDS,
     "gather_rows": _gather_rows.BACKENDS,
     "layernorm_quantize": _layernorm_quantize.BACKENDS,
     "moments": _moments.BACKENDS,

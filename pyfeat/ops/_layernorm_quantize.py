@@ -95,7 +95,11 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Quantized
     wide = x.float()
     centred = wide - wide.mean(dim=1, keepdim=True)
     variance = (centred * centred).mean(dim=1, keepdim=True)
-    y = centred * (variance + eps).rsqrt() * weight.float() + bias.float()
+    return to_fp8(centred * (variance + eps).rsqrt() * weight.float() + bias.float())
+
+
+def to_fp8(y: Tensor) -> Quantized:
+    """Return rows of float32 (n, d), d at least 1, as e4m3 with a scale each."""
     most = y.abs().amax(dim=1)  # NaN where one is
     finite = most < torch.inf
     counts = finite & (most >= SMALLEST_FP8_ROW)

@@ -20,6 +20,7 @@ from pyfeat.store import _sources as at
 from pyfeat.store._compact_items import compact_items
 from pyfeat.store._live import count_rows
 from pyfeat.store._lock import administration
+from pyfeat.store._memo import MEMO
 from pyfeat.store._merge import MERGING, write_merged
 from pyfeat.store._segment_file import damaged_offsets, open_segment
 from pyfeat.store._sources import Located, Sources
@@ -147,6 +148,8 @@ def compact_folder(folder: Path, space: Space, segment_bytes: int) -> Compacted:
         _merge(group, rest, space)
     _core.sync_folder_of(os.fsencode(folder / layout.SPACE))
     lists = compact_items(folder)
+    for memo in layout.read_spaces(folder / MEMO):
+        compact_folder(layout.space_folder(folder / MEMO, memo), memo, segment_bytes)
     after = [p.stat().st_size for p in layout.files(folder, layout.SEGMENT)]
     dropped -= sum(len(p.segment) - p.live for p in rest if p.path.exists())
     return Compacted(
@@ -224,7 +227,13 @@ def _merge(group: Sequence[_Part], parts: Sequence[_Part], space: Space) -> None
     segments = [p.segment for p in parts]
     numbers = [parts.index(p) for p in group]
     sources = Sources.of_segments(segments)
-    picked = [_live_rows(sources, number) for number in numbers]
+    picked = [
+        # Nothing is to be looked up where every row counts.
+        (p.segment.keys(), np.arange(p.live))
+        if p.live == len(p.segment)
+        else _live_rows(sources, number)
+        for p, number in zip(group, numbers, strict=True)
+    ]
     source = np.repeat(numbers, [len(rows) for _, rows in picked])
     keys = np.concatenate([keys for keys, _ in picked])
     located = Located(source, np.concatenate([rows for _, rows in picked]))

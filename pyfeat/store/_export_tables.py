@@ -91,5 +91,5 @@ def _package(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise ImportError(
-            f"this export needs the package {package}: pip install {package}"
+            f"this export needs the package {package}: pip install 'pyfeat[export]'"
         ) from None

@@ -126,7 +126,7 @@ def _identify(folder: Path) -> tuple[str, str | None]:
 
 def _collect(folder: Path, keep: Sequence[str], dry_run: bool) -> Removal:
     name, backbone = _identify(folder)
-    size = sum(p.stat().st_size for p in folder.iterdir())
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
     def kept(reason: str) -> Removal:
         return Removal(name, backbone, size, False, reason)
@@ -170,6 +170,9 @@ def _has_living_tail(folder: Path) -> bool:
 
 def _empty(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
-        _core.remove_file(os.fsencode(path))
+        if path.is_dir() and not path.is_symlink():
+            _empty(path)
+        else:
+            _core.remove_file(os.fsencode(path))
     _core.remove_folder(os.fsencode(folder))
     _core.sync_folder_of(os.fsencode(folder))

@@ -42,9 +42,11 @@ def count_items(folder: Path) -> tuple[int, list[Item]]:
                         bad.pop(name, None)
                 elif (item := parse_item(line)) is not None:
                     bad[hash(b'"name":' + canonical_json(item.name).encode())] = item
-    names = np.unique(np.frombuffer(with_row, np.int64))
-    images = len(names) - int(np.isin(names, np.fromiter(bad, np.int64, len(bad))).sum())
-    return images, sorted(bad.values(), key=lambda item: item.name)
+    names = np.sort(np.frombuffer(with_row, np.int64))
+    first = np.ones(len(names), bool)
+    first[1:] = names[1:] != names[:-1]
+    spoilt = np.isin(names, np.fromiter(bad, np.int64, len(bad)))
+    return int((first & ~spoilt).sum()), sorted(bad.values(), key=lambda item: item.name)
 
 
 def quarantined(path: str | os.PathLike[str], space: Space) -> list[Item]:

@@ -92,11 +92,10 @@ def parse_item(line: bytes) -> Item | None:
 
 
 def _is_whole(item: Item) -> bool:
-    if not isinstance(item.name, str):
-        return False
+    name: object = item.name  # whatever the JSON had
     if item.key is None:
-        return isinstance(item.reason, str)
-    return item.reason is None and len(item.key) == KEY_BYTES
+        return isinstance(name, str) and isinstance(item.reason, str)
+    return isinstance(name, str) and item.reason is None and len(item.key) == KEY_BYTES
 
 
 def damaged_line(file: Path, number: int) -> None:

@@ -25,6 +25,9 @@ SETTLED_NS = 2_000_000_000
 # About a million files a segment: the keys of a tail are held in memory.
 _SEGMENT_BYTES = 32 << 20
 
+# Notes overwritten at once.
+_FORGOTTEN = 1 << 16
+
 _NOTE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("key", "u1", (KEY_BYTES,))])
 _SPACE = Space(_NOTE.itemsize // 4, "float32", {"memo": 1})
 
@@ -158,6 +161,13 @@ class Memo:
         kept = marks.settled | ~keys.any(axis=1)
         rows = notes[kept].view(np.float32).reshape(-1, _SPACE.dim)
         self._store.put(marks.names[kept], rows)
+
+    def forget(self) -> None:
+        """Know nothing any more: every file is read once more."""
+        keys = self._store.keys()
+        for start in range(0, len(keys), _FORGOTTEN):
+            part = keys[start : start + _FORGOTTEN]
+            self._store.put(part, np.zeros((len(part), _SPACE.dim), np.float32))
 
     def flush(self) -> None:
         """Return when everything noted is on the disk."""

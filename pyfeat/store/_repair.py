@@ -20,6 +20,7 @@ from pyfeat.store import _sources as at
 from pyfeat.store._golden import GOLDEN, check_golden
 from pyfeat.store._items import parse_item, read_items
 from pyfeat.store._lock import administration
+from pyfeat.store._memo import Memo
 from pyfeat.store._merge import MERGING, name_after, write_merged
 from pyfeat.store._reader import Reader
 from pyfeat.store._salvage import mend_description, salvage_segment
@@ -180,6 +181,9 @@ def _repair_folder(folder: Path, damaged: list[Path], aside: list[str], lost: li
             aside.append(_set_aside(path))
     for path in layout.files(folder, layout.ITEMS):
         if check_items(path):
+            # What a memo knows is in the list: no job would write the line again.
+            with Memo(folder.parents[1], space) as memo:
+                memo.forget()
             lost += _repair_items(path)
             aside.append(_set_aside(path))
     lost += _told(folder, space, gone)
@@ -231,12 +235,11 @@ def _repair_segment(path: Path, space: Space, damage: list[Damage]) -> list[_Gon
     if segment is None:
         reason = f"nothing of it can be read: {damage[0].reason}"
         return [_Gone(Loss(str(path), 0, None, (), reason), False)]
-    keys, rows = segment.intact()
+    keys, rows, claimed = segment.intact()
     write_merged(path, space, [segment], keys, Located(np.zeros(len(rows), np.int64), rows))
     good = np.zeros(len(segment), bool)
     good[rows] = True
     saved = set(map(bytes, keys))
-    claimed = segment.keys()
     reason = "the row fails its checksum"
     sure = not any("tensor" in d.reason or "header" in d.reason for d in damage)
     return [

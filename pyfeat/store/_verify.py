@@ -25,6 +25,7 @@ from pyfeat.store._layout import (
     row_bytes,
     space_folders,
 )
+from pyfeat.store._memo import MEMO
 from pyfeat.store._segment_file import damaged_offsets, open_segment
 
 
@@ -80,6 +81,7 @@ def _check_folder(folder: Path) -> list[Damage]:
         space = read_space(folder)
     except CorruptStoreError as error:
         return [*found, Damage(str(folder / SPACE), 0, str(error))]
+    found += [damage for memo in space_folders(folder / MEMO) for damage in _check_folder(memo)]
     checks = ((SEGMENT, check_segment), (TAIL, check_tail), (ITEMS, lambda p, _: check_items(p)))
     for suffix, check in checks:
         for file in files(folder, suffix):

@@ -154,6 +154,24 @@ def test_archive_without_its_end_is_told(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_archives_one_behind_the_other_give_all_members(tmp_path: Path, suffix: str) -> None:
+    mode = "w" if suffix == "tar" else "w:gz"
+    parts = [
+        write_tar(tmp_path / f"{i}.{suffix}", {f"{i}.png": png(i)}, mode).read_bytes()
+        for i in range(3)
+    ]
+    (tmp_path / f"all.{suffix}").write_bytes(b"".join(parts))
+    found = collect_inputs(tmp_path / f"all.{suffix}", "image")
+    assert contents(found) == [png(0), png(1), png(2)]
+
+
+def test_what_else_lies_behind_an_archive_is_left(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "t.tar", {"a.png": png(1)})
+    path.write_bytes(path.read_bytes() + b"signed" * 200)
+    assert contents(collect_inputs(path, "image")) == [png(1)]
+
+
 def test_damaged_header_in_the_middle_is_told(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", PHOTOS)
     content = bytearray(path.read_bytes())

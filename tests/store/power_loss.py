@@ -1,7 +1,7 @@
 """What a disk may hold after power loss, from the record of what was done to it.
 
-The rules are those of POSIX, not of a file system: bytes are on the disk after a sync of their file,
-names after a sync of their folder; what has not been synced is there, or not, or half.
+The rules are those of POSIX, not of a file system: bytes are on the disk after a sync of their
+file, names after a sync of their folder; what has not been synced is there, or not, or half.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Disk:
             self._rename({path: None, self._below(str(what)): self._names[path]})
 
     def _sync(self, file: _File, failed: bool) -> None:
-        # As Linux does it: after a failed sync pages count as clean, and later syncs pass over them.
+        # As on Linux: after a failed sync pages count as clean, and later syncs pass over them.
         file.lost = file.lost or failed
         if not file.lost:
             file.synced, file.cut = file.content, None
@@ -189,6 +189,8 @@ def rebuild(contents: Contents, root: Path) -> None:
 def contents_of(root: Path) -> Contents:
     """Return what a folder holds."""
     return {
-        str(p.relative_to(root)) + ("/" if p.is_dir() else ""): b"" if p.is_dir() else p.read_bytes()
+        str(p.relative_to(root)) + ("/" if p.is_dir() else ""): b""
+        if p.is_dir()
+        else p.read_bytes()
         for p in root.rglob("*")
     }

@@ -127,12 +127,12 @@ def test_any_flipped_bit_of_a_tail_costs_at_most_its_record(store: Path) -> None
 def test_any_flipped_bit_of_the_marker_is_an_error_or_costs_nothing(store: Path) -> None:
     path = store / "pyfeat-store.json"
     for offset, bit in flips(path, range(path.stat().st_size)):
+        told = ""
         try:
-            rows, _ = seen(store)
+            assert seen(store)[0] == [0, 1, 2, 3], f"byte {offset}, bit {bit}"
         except StoreError as error:
-            assert str(path) in str(error)
-        else:
-            assert rows == [0, 1, 2, 3], f"byte {offset}, bit {bit}"
+            told = str(error)
+        assert told == "" or str(path) in told
 
 
 def test_marker_cut_at_any_byte_is_an_error(store: Path) -> None:

@@ -113,9 +113,7 @@ def test_header_that_says_something_else_is_refused(
 
 
 @pytest.mark.parametrize("n", [2**60, 2**48, 10**6])
-def test_header_of_more_rows_than_there_are_is_refused(
-    segment: Path, space: Space, n: int
-) -> None:
+def test_header_of_more_rows_than_there_are_is_refused(segment: Path, space: Space, n: int) -> None:
     header, tables = split(segment)
     begin = 0
     for name, shape, size in (
@@ -237,7 +235,7 @@ def check_harmless(root: Path, space: Space) -> None:
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(drawn=changes(), cut=st.integers(0, 200), noise=st.binary(max_size=40))
 def test_any_change_of_a_header_is_refused_or_gives_right_rows(
@@ -256,7 +254,7 @@ def test_any_change_of_a_header_is_refused_or_gives_right_rows(
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_any_bytes_in_a_segment_are_refused_or_give_right_rows(

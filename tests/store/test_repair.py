@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pyfeat.store import (
     write_golden,
     write_items,
 )
+from pyfeat.store._memo import Memo, marks_of
 
 from .conftest import DIM, some_keys, some_rows
 
@@ -328,3 +330,29 @@ def test_repair_itself_warns_of_nothing(sealed: Path) -> None:
         repair(sealed)
     except StoreWarning as warning:
         pytest.fail(str(warning))
+
+
+def test_line_that_is_lost_is_forgotten_by_the_memo(sealed: Path, space: Space) -> None:
+    # A job lists no input that the memo knows.
+    file = sealed.with_name("a.png")
+    file.write_bytes(b"content")
+    os.utime(file, (1, 1))
+    marks = marks_of([str(file)])
+    with Memo(sealed, space) as memo:
+        memo.note(marks, some_keys(1))
+        assert memo.find(marks)[1].all()
+    flip(only_file(sealed, ".items.jsonl"), 0)
+    repair(sealed)
+    with Memo(sealed, space) as memo:
+        assert not memo.find(marks)[1].any()
+
+
+def test_damaged_memo_is_mended(sealed: Path, space: Space) -> None:
+    with Memo(sealed, space) as memo:
+        memo.note(marks_of([str(sealed)] * N), some_keys(N))
+        memo._store.put(some_keys(N), np.zeros((N, 8)))
+    (path,) = sealed.glob("spaces/*/memo/spaces/*/*.safetensors")
+    flip(path, path.stat().st_size - 1)
+    assert [d.path for d in verify(sealed)] == [str(path)]
+    assert repair(sealed).left == []
+    assert kept(sealed, space) == list(range(N))

@@ -22,6 +22,8 @@ class Kernel(NamedTuple):
         Value of each `tl.constexpr` argument.
     warps, stages : int
         `num_warps` and `num_stages` of the launch.
+    least : int
+        Compute capability that it needs, times 10.
     """
 
     function: Any
@@ -29,3 +31,4 @@ class Kernel(NamedTuple):
     constants: Mapping[str, Any]
     warps: int = 4
     stages: int = 2
+    least: int = 80

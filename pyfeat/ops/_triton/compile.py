@@ -99,9 +99,10 @@ def reports(wanted: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the reports of each kernel of these ops: for each architecture, and of ones."""
     for op in wanted:
         for kernel in import_module(f"{package.__name__}.{op}").KERNELS:
-            for architecture in ARCHITECTURES:
+            able = [a for a in ARCHITECTURES if a >= kernel.least]
+            for architecture in able:
                 yield {"op": op, **resources(kernel, architecture)}
-            yield {"op": op, **resources(of_ones(kernel), ARCHITECTURES[0])}
+            yield {"op": op, **resources(of_ones(kernel), able[0])}
 
 
 def main(arguments: list[str]) -> int:
