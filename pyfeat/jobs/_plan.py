@@ -19,8 +19,8 @@ from pyfeat.jobs._collect_texts import Collected, collect_inputs
 from pyfeat.jobs._process import how_it_ended, start_process
 
 SAMPLE = 200
-# Of a line in the list of inputs, beside the name.
-_ITEM_BYTES = 52
+# Of a line in the list of inputs beside the name, and of a file in the memo.
+_ITEM_BYTES = 53 + 60
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def _outcomes(job: Job) -> Generator[Outcome, None, None]:
         return run_on_ray(job)
     devices = devices_of(job.extractor.device, job.options.devices, job.options.workers)
     if devices and len(job.inputs):  # nobody is started for nothing
-        return Workers(job, devices).outcomes()
+        return Workers(job, devices[: len(job.inputs)]).outcomes()
     return run(job.inputs, job.backbone, job.store, job.run_options, job.times)
 
 

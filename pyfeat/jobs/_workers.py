@@ -207,7 +207,7 @@ class Workers:
             return
         how = how_it_ended(code)
         self._tell(worker, how)
-        if not worker.is_ready:
+        if not worker.is_ready and code > 0:
             raise RuntimeError(f"{worker} {how} before it began")
         if worker.on_trial and worker.given:
             yield Outcome(worker.given.pop(), "bad", reason=f"the process that read it {how}")

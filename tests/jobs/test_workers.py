@@ -104,6 +104,14 @@ def test_signal_ends_workers_with_everything_written(photos: Path, tmp_path: Pat
         os.kill(workers_of(log)[0]["worker_pid"], 0)
 
 
+def test_no_process_is_started_where_nothing_is_to_be_done(photos: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    extract(photos, tmp_path / "feats", pooled_colours())
+    options = {"retry_failed": True, "workers": 2, "log_json": log}
+    s = extract(photos, tmp_path / "feats", pooled_colours(), **options)  # type: ignore[arg-type]
+    assert (s.total, workers_of(log)) == (0, [])
+
+
 def test_error_of_a_worker_is_that_of_the_job(photos: Path, tmp_path: Path) -> None:
     class Local(Deadly):
         pass
