@@ -19,8 +19,8 @@ from pyfeat import FeatureExtractor, FeatureStore, Space
 from pyfeat.backbones import load_backbone
 from pyfeat.errors import SpaceError, StoreError
 from pyfeat.extract import Outcome, RunOptions
-from pyfeat.jobs import extract
 from pyfeat.jobs import _ray_worker as worker
+from pyfeat.jobs import extract
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options, check_options
 from pyfeat.jobs._ray import _of_the_dead, _settings, _step, run_on_ray
