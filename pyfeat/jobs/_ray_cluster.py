@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,8 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         try:
             yield ray
         finally:
-            ray.shutdown()
+            with redirect_stdout(io.StringIO()):  # what Ray has kept back of the same kind
+                ray.shutdown()
 
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
