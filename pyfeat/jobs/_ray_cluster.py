@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from pyfeat._config import num_threads
 
 # The thread of Ray that prints what it has to say about dead workers, on stdout.
 _TELLER = "ray_listen_error_messages"
+# Cores of a cluster of our own that no worker reserves: for what Ray itself wants to run.
+_SPARE, _SPARED = "pyfeat_spare", 2
 # Seconds in which a machine must answer.
 _PATIENCE = 10.0
 
@@ -94,17 +97,19 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         try:
             yield ray
         finally:
-            ray.shutdown()
+            with redirect_stdout(io.StringIO()):  # what Ray has kept back of the same kind
+                ray.shutdown()
 
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        # Cores of a cluster on one machine are a way of counting: two more than the workers
-        # reserve, so that what Ray itself wants to run finds room.
+        # Cores of a cluster on one machine are a way of counting.
         cores = max(num_threads(), torch.get_num_threads() * (workers or 1))
+        spare = {_SPARE: _SPARED}
+        settings |= {"num_cpus": cores + _SPARED, "resources": spare, "include_dashboard": False}
         with _without_level():
-            ray.init("local", num_cpus=cores + 2, include_dashboard=False, **settings)
+            ray.init("local", **settings)
         return
     try:
         _check_answers(address)
@@ -151,10 +156,13 @@ def places_of(ray: Any, workers: int | None, device: str) -> Places:
     n_gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
     if device == "cuda" and not n_gpus:
         raise ValueError("device must be 'cpu' or 'auto' on a cluster without GPUs, got 'cuda'")
-    cores = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    cores = [int(n.get("CPU", 0) - n.get(_SPARE, 0)) for n in nodes]
     threads = torch.get_num_threads()
     wanted = workers or n_gpus or max(1, sum(n // threads for n in cores))
     share = share_of_cores(cores, wanted)
+    if "PYFEAT_NUM_THREADS" in os.environ:
+        share = min(share, num_threads())
     return Places(wanted, share if n_gpus else min(threads, share), min(n_gpus, 1))
 
 

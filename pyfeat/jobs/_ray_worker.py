@@ -152,7 +152,7 @@ class Worker:
         self._opened().refresh()  # rows of the other workers, and those of one that died
         stop = start + len(inputs)
         deaths = self._begin(start, stop)
-        report.deaths += deaths
+        report.deaths = max(report.deaths, deaths)
         if deaths < DEATHS:
             self._run(start, inputs, report)
         elif len(inputs) == 1:

@@ -25,6 +25,7 @@ from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options, check_options
 from pyfeat.jobs._ray import _of_the_dead, _settings, _step, run_on_ray
 from pyfeat.jobs._ray_cluster import Places, import_ray, places_of, share_of_cores
+from pyfeat.ops import Preprocessing
 from pyfeat.store import read_items, verify
 
 pytestmark = [
@@ -256,6 +257,7 @@ def actors() -> list[int]:
 @pytest.mark.slow
 def test_killed_worker_costs_no_row(installed: None, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 2000)
+    small = FeatureExtractor(Convolved(), preprocessing=Preprocessing(resize=24, crop=24))
     killed: list[int] = []
 
     def kill_one(done: int, total: int) -> None:
@@ -264,11 +266,11 @@ def test_killed_worker_costs_no_row(installed: None, tmp_path: Path) -> None:
             os.kill(killed[0], signal.SIGKILL)
 
     here = tmp_path / "ray"
-    there = extract(folder, here, Convolved(), progress=kill_one, runner="ray", workers=2)
+    there = extract(folder, here, small, progress=kill_one, runner="ray", workers=2)
     assert len(killed) == 1
     assert there.total == there.computed + there.stored == 2000
     assert there.quarantined == []
-    extract(folder, tmp_path / "local", Convolved())
+    extract(folder, tmp_path / "local", small)
     assert rows_by_name(here) == rows_by_name(tmp_path / "local")
     assert verify(here) == []
     assert [p for p in here.rglob("*") if p.suffix in (".tail", ".tmp")] == []
