@@ -2,7 +2,7 @@
 
 The least that such a run can do is to list the folders and ask for the size and time of each file:
 that is the other contestant. The files are small pictures in 100 folders, in the page cache; the
-backbone is a very small one, loaded before.
+backbone is a very small one, loaded before. The first run, which is not timed, takes two minutes.
 """
 
 from __future__ import annotations
