@@ -22,11 +22,10 @@ from pyfeat.ops._preprocess_spec import Preprocessing
 
 # What int8 leaves in floating point is float32: CPUs without bfloat16 give the same rows.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-# Images of one request. Small networks lose a tenth to starting requests of one image each. Weights
-# are read once a request, which counts where no cache holds them (VGG16: 240 MB).
-_CHUNK, _LARGE_CHUNK = 4, 8
-_TEXTS = 8  # products of one sentence have too few rows to fill the registers
-_LARGE_WEIGHTS = 64 * 2**20  # numbers
+# Inputs of one request. Starting a request costs a small network a tenth of its time with one image
+# each, weights are read once a request, which counts where no cache holds them (VGG16: 240 MB), and
+# products of one sentence have too few rows to fill the registers.
+_CHUNK = 8
 
 
 class OpenVinoEngine:
@@ -61,7 +60,7 @@ class OpenVinoEngine:
         pixels: Preprocessing | None = None,
     ) -> None:
         kind, _, identity = precision.partition(":")
-        self.chunk = chunk_of(module, example)
+        self.chunk = chunk_of(module)
         example = tuple(t.expand(self.chunk, *t.shape[1:]).contiguous() for t in example)
         self.at_once = num_threads()
         self.takes_bytes = pixels is not None
@@ -171,14 +170,9 @@ def normalising(model: Any, pixels: Preprocessing) -> Any:
     return steps.build()
 
 
-def chunk_of(module: nn.Module, example: tuple[Tensor, ...]) -> int:
+def chunk_of(module: nn.Module) -> int:
     """Return how many inputs one request computes."""
-    if isinstance(module, OnnxModule):  # read for one image
-        return 1
-    if not example[0].is_floating_point():
-        return _TEXTS
-    weights = sum(p.numel() for p in module.parameters())
-    return _LARGE_CHUNK if weights > _LARGE_WEIGHTS else _CHUNK
+    return 1 if isinstance(module, OnnxModule) else _CHUNK  # ONNX is read for one image
 
 
 @lru_cache
