@@ -247,9 +247,7 @@ def test_damaged_segment_is_named_and_left_alone(store: Path) -> None:
     assert victim.read_bytes() == content
 
 
-def test_rows_of_a_damaged_segment_stay_newer_than_older_ones(
-    tmp_path: Path, space: Space
-) -> None:
+def test_rows_of_a_damaged_segment_stay_newer_than_older_ones(tmp_path: Path, space: Space) -> None:
     for keys, rows in [(1, 1), (1, 2), (3, 3)]:  # an old row, a newer one beside damage, another
         with FeatureStore(tmp_path, space) as store:
             store.put(some_keys(N, keys), some_rows(N, rows))
