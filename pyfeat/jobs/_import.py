@@ -78,6 +78,8 @@ def _array(path: Path) -> NDArray[Any]:
         loaded: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"an array must be a .npy file, got {str(path)!r}: {error}") from None
+    if not isinstance(loaded, np.ndarray):
+        raise ValueError(f"an array must be a .npy file, got the archive {str(path)!r}")
     return loaded
 
 
@@ -95,7 +97,9 @@ def _space(
 
 
 def _names(path: Path) -> list[str | list[str]]:
-    lines = path.read_text("utf-8", errors="surrogateescape").splitlines()
+    # A name may hold what `splitlines` takes for the end of a line too.
+    text = path.read_text("utf-8", errors="surrogateescape")
+    lines = text.removesuffix("\n").split("\n") if text else []
     if path.suffix != ".jsonl":
         return list(lines)
     try:

@@ -60,11 +60,16 @@ class Compacted:
 
 @dataclass(frozen=True)
 class _Part:
-    """A segment, and how many of its rows no newer one stands for."""
+    """A segment, and how many of its rows no newer one stands for.
+
+    `run` counts the segments left alone that are newer: where one lies between two others, these
+    must not become one, or rows of the older would become newer than its own.
+    """
 
     path: Path
     segment: Segment
     live: int
+    run: int
 
     @property
     def size(self) -> int:
@@ -168,9 +173,10 @@ def _settled(folder: Path, space: Space) -> tuple[list[_Part], list[str]]:
     # A segment whose tail is still there may not be on the disk for good; and when its writer dies,
     # its tail is known by it to be sealed. The tails are listed last: none of them comes back.
     sealing = {layout.token_of(p.name) for p in layout.files(folder, layout.TAIL)}
-    found, skipped = [], []
+    found, skipped, run = [], [], 0
     for path in paths:
         if layout.token_of(path.name) in sealing:
+            run += 1
             continue
         try:
             segment = open_segment(path, space)
@@ -179,10 +185,11 @@ def _settled(folder: Path, space: Space) -> tuple[list[_Part], list[str]]:
             damage = [str(error)]
         if damage:
             skipped.append(str(path))
+            run += 1
             message = f"{path} is damaged, and is not merged before a repair: {damage[0]}"
             warnings.warn(message, StoreWarning, stacklevel=5)
         else:
-            found.append(_Part(path, segment, len(segment)))
+            found.append(_Part(path, segment, len(segment), run))
     # Every name is on the disk now, before an older row is dropped for the sake of a newer one.
     _core.sync_folder_of(os.fsencode(folder / layout.SPACE))
     segments = [p.segment for p in found]
@@ -210,7 +217,7 @@ def _groups(parts: Sequence[_Part], segment_bytes: int) -> Iterator[list[_Part]]
         live = part.size * part.live // len(part.segment)
         if 2 * part.size >= segment_bytes and part.live >= (1 - WASTE) * len(part.segment):
             continue
-        if group and size + live > segment_bytes:
+        if group and (size + live > segment_bytes or group[-1].run != part.run):
             yield from _worthwhile(group)
             group, size = [], 0
         group.append(part)

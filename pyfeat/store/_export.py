@@ -7,12 +7,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pyfeat.store._export_arrays import write_npy, write_safetensors
+from pyfeat.store._export_arrays import NAMES, write_npy, write_safetensors
 from pyfeat.store._export_tables import write_hf, write_parquet
 from pyfeat.store._exported import Block, Exported
 from pyfeat.store._feature_store import FeatureStore
@@ -83,7 +84,7 @@ def export(
     Raises
     ------
     ValueError
-        If `out` is there already, or there is no such format or dtype.
+        If `out` is there already, or the names beside it, or there is no such format or dtype.
     ImportError
         If a package that the format needs is missing; the message says what to install.
     CorruptStoreError
@@ -112,13 +113,15 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"format must be one of {list(FORMATS)}, got {format!r}")
     target = Path(out)
-    if os.path.lexists(target):
-        raise ValueError(f"out must not be there yet, got {str(target)!r}")
+    beside = target.with_name(f"{target.name}.{NAMES}")
+    for path in (target, beside) if format == "safetensors" else (target,):
+        if os.path.lexists(path):
+            raise ValueError(f"out must not be there yet, got {str(path)!r}")
     exported = _exported(store, where, dtype)
     hidden = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         FORMATS[format](exported, hidden)
-        made = sorted(target.parent.glob(f"{hidden.name}*"), reverse=True)  # it comes last itself
+        made = sorted(_made(hidden), reverse=True)  # it comes last itself
         size = sum(p.stat().st_size for m in made for p in (m.rglob("*") if m.is_dir() else [m]))
         for path in made:
             path.rename(path.with_name(target.name + path.name.removeprefix(hidden.name)))
@@ -127,8 +130,13 @@ def export(
     return Export(str(target), exported.n, size)
 
 
+def _made(hidden: Path) -> list[Path]:
+    """Return a file or folder, and those beside it whose names begin with its own."""
+    return list(hidden.parent.glob(f"{escape(hidden.name)}*"))
+
+
 def _remove(hidden: Path) -> None:
-    for path in hidden.parent.glob(f"{hidden.name}*"):
+    for path in _made(hidden):
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -126,7 +126,7 @@ def _identify(folder: Path) -> tuple[str, str | None]:
 
 def _collect(folder: Path, keep: Sequence[str], dry_run: bool) -> Removal:
     name, backbone = _identify(folder)
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    size = layout.bytes_below(folder)
 
     def kept(reason: str) -> Removal:
         return Removal(name, backbone, size, False, reason)

@@ -139,18 +139,8 @@ def _info_of(folder: Path, space: Space) -> SpaceInfo:
         tails=len(tails),
         writers=sum(map(_is_alive, tails)),
         overwritten=stored - rows,
-        bytes=_bytes_below(folder),
+        bytes=layout.bytes_below(folder),
     )
-
-
-def _bytes_below(folder: Path) -> int:
-    size = 0
-    for path in folder.rglob("*"):
-        try:
-            size += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # sealed, or merged, just now
-            continue
-    return size
 
 
 def _is_alive(tail: Path) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pyfeat._identity import KEY_BYTES, Space, canonical_json
-from pyfeat.store._items import Item, parse_item, read_items
-from pyfeat.store._layout import ITEMS, files, space_folder
+from pyfeat.store._items import Item, parse_item, read_items, read_lists
+from pyfeat.store._layout import space_folder
 
 Where = str | Callable[[Item], bool]
 
@@ -30,11 +30,15 @@ def count_items(folder: Path) -> tuple[int, list[Item]]:
     Needs 8 bytes of memory for each input. Names are told apart by 64 bits of hash: among ten
     million the number is one too small once in 300,000 stores.
     """
+    return read_lists(folder, _count)
+
+
+def _count(lists: list[Path]) -> tuple[int, list[Item]]:
     with_row = array("q")
     bad: dict[int, Item] = {}
-    for file in reversed(files(folder, ITEMS)):
-        with file.open("rb") as lines:
-            for line in lines:
+    for file in lists:
+        with file.open("rb") as handle:
+            for line in handle:
                 if line.startswith(_WITH_KEY):
                     name = hash(line[_NAME])
                     with_row.append(name)

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from pyfeat._identity import Space
 from pyfeat._model_file import replace_file
-from pyfeat.store._items import Item, damaged_line, item_line, parse_item
+from pyfeat.store._items import Item, damaged_line, item_line, parse_item, read_lists
 from pyfeat.store._layout import (
     ITEMS,
     as_store_error,
     create_space,
     create_store,
-    files,
     new_id,
     space_folder,
 )
@@ -120,7 +119,7 @@ class ItemLog:
     def _fresh(self) -> list[bytes]:
         """Return the lines that the list does not say already; it is read when there is one."""
         if self._said is None and self._new:
-            self._said = _known(space_folder(self._root, self._space))
+            self._said = read_lists(space_folder(self._root, self._space), _known)
         if self._said is None or not len(self._said[0]):
             return self._new
         said_names, said_lines = self._said
@@ -130,9 +129,9 @@ class ItemLog:
         return [line for line, s in zip(self._new, said.tolist(), strict=True) if not s]
 
 
-def _known(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _known(lists: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the hashes of all names, ascending, and those of the latest line on each."""
-    hashed = [_hashed(file) for file in reversed(files(folder, ITEMS))]
+    hashed = [_hashed(file) for file in lists]
     of_names = np.concatenate([np.empty(0, np.int64), *(names for names, _ in hashed)])
     of_lines = np.concatenate([np.empty(0, np.int64), *(lines for _, lines in hashed)])
     order = np.argsort(of_names, kind="stable")
@@ -165,8 +164,12 @@ def quarantined_names(path: str | os.PathLike[str], space: Space) -> set[str]:
 
     Holds only names that were in quarantine at some time, however long the list is.
     """
+    return read_lists(space_folder(Path(path), space), _names_in_quarantine)
+
+
+def _names_in_quarantine(lists: list[Path]) -> set[str]:
     bad: dict[bytes, str] = {}
-    for file in reversed(files(space_folder(Path(path), space), ITEMS)):
+    for file in lists:
         for line in file.read_bytes().splitlines():
             if line[:8] == _KEY:
                 bad.pop(line[_TEXT_AT:-1], None)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as json_text
 from pathlib import Path
+from typing import TypeVar
 
 from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import StoreWarning
 from pyfeat.store._layout import ITEMS, files, space_folder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,18 @@ def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
     StoreWarning
         If a line is not what `ItemLog` writes: it is left out.
     """
-    folder = space_folder(Path(path), space)
+    return read_lists(space_folder(Path(path), space), _read_lists)
+
+
+def read_lists(folder: Path, read: Callable[[list[Path]], T]) -> T:
+    """Return what `read` makes of the lists of a space, which it is given oldest first.
+
+    It is called again where one was merged into another before it was opened.
+    """
     while True:
         try:
-            return _read_lists(reversed(files(folder, ITEMS)))
-        except FileNotFoundError:  # merged into another list just now
+            return read(list(reversed(files(folder, ITEMS))))
+        except FileNotFoundError:
             continue
 
 

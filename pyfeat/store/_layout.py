@@ -9,7 +9,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyfeat import _core
@@ -185,6 +185,16 @@ def sync_folders_above(folder: Path) -> None:
     except StoreError as error:
         if error.errno != errno.EACCES:  # a folder that may be entered, and not be listed
             raise
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the size of all files in a folder, however deep, while others come and go."""
+    size = 0
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # sealed, or merged, just now
+                size += Path(inside, name).stat().st_size
+    return size
 
 
 def files(folder: Path, suffix: str) -> list[Path]:

@@ -100,6 +100,10 @@ def administration(root: Path) -> Iterator[None]:
         If somebody else does, or the store cannot be written.
     """
     held = take(root / layout.MARKER, exclusive=True)
+    if held is not None and not held.still_has_its_name(root / layout.MARKER):
+        # A repair replaced the damaged marker just now: who holds the old one has nothing.
+        held.close()
+        held = None
     if held is None:
         raise StoreError(f"{root} must not be in the hands of another compact, repair or gc")
     try:

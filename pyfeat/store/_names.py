@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyfeat._identity import Space
-from pyfeat.store._items import Item, parse_item
-from pyfeat.store._layout import ITEMS, files, space_folder
+from pyfeat.store._items import Item, parse_item, read_lists
+from pyfeat.store._layout import space_folder
 
 # A place is the number of a list, and 40 bits of offset in it.
 _OFFSET_BITS = 40
+# A process may have some thousand files open, and a job of ten million inputs writes as many lists.
+_MOST_OPEN = 128
+
+T = TypeVar("T")
 
 
 class Names:
@@ -42,7 +46,10 @@ class Names:
         self._read()
 
     def _read(self) -> None:
-        self._files = list(reversed(files(self._folder, ITEMS)))
+        read_lists(self._folder, self._read_lists)
+
+    def _read_lists(self, lists: list[Path]) -> None:
+        self._files = lists
         names, keys, places = array("q"), array("Q"), array("Q")
         for number, file in enumerate(self._files):
             offset = 0
@@ -71,23 +78,31 @@ class Names:
         names : list of list of str
             In the order of the lists; of a key without an input none.
         """
-        while True:
-            try:
-                return self._find(keys)
-            except FileNotFoundError:  # merged into another list just now
-                self._read()
+        return self._again_where_merged(lambda: self._find(keys))
 
     def keys(self) -> NDArray[np.void]:
         """Return the keys of all inputs that count, ascending, as V16."""
-        with ExitStack() as stack:
-            opened = _Opened(self._files, stack)
-            found = {i.key for i in map(opened.item, self._places) if self._counts(i) and i.key}
+        found = self._again_where_merged(self._find_keys)
         return np.frombuffer(b"".join(sorted(found)), "V16")
+
+    def _find_keys(self) -> set[bytes]:
+        with closing(_Opened(self._files)) as opened:
+            items = map(opened.item, np.sort(self._places))  # list after list
+            return {item.key for item in items if self._counts(item) and item.key}
 
     def sample(self, n: int, random: np.random.Generator) -> list[Item]:
         """Return up to `n` inputs that count, each once, picked at random."""
-        with ExitStack() as stack:
-            opened = _Opened(self._files, stack)
+        return self._again_where_merged(lambda: self._pick(n, random))
+
+    def _again_where_merged(self, read: Callable[[], T]) -> T:
+        while True:
+            try:
+                return read()
+            except FileNotFoundError:  # a list was merged into another one just now
+                self._read()
+
+    def _pick(self, n: int, random: np.random.Generator) -> list[Item]:
+        with closing(_Opened(self._files)) as opened:
             items = map(opened.item, random.permutation(self._places))
             return list(islice(filter(self._counts, items), n))
 
@@ -98,8 +113,7 @@ class Names:
         high = np.ascontiguousarray(keys[:, :8]).view(">u8").ravel().astype(np.uint64)
         begin = np.searchsorted(self._keys, high, "left")
         end = np.searchsorted(self._keys, high, "right")
-        with ExitStack() as stack:
-            opened = _Opened(self._files, stack)
+        with closing(_Opened(self._files)) as opened:
             return [
                 [
                     item.name
@@ -111,18 +125,23 @@ class Names:
 
 
 class _Opened:
-    """Lists that are opened when one of their lines is asked for."""
+    """Lists that are opened when one of their lines is asked for, some at a time."""
 
-    def __init__(self, lists: list[Path], stack: ExitStack) -> None:
+    def __init__(self, lists: list[Path]) -> None:
         self._lists = lists
-        self._stack = stack
         self._handles: dict[int, BinaryIO] = {}
+
+    def close(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
 
     def item(self, place: np.uint64) -> Item:
         """Return the item at a place."""
         number, offset = divmod(int(place), 1 << _OFFSET_BITS)
         if number not in self._handles:
-            self._handles[number] = self._stack.enter_context(self._lists[number].open("rb"))
+            if len(self._handles) == _MOST_OPEN:
+                self._handles.pop(next(iter(self._handles))).close()
+            self._handles[number] = self._lists[number].open("rb")
         handle = self._handles[number]
         handle.seek(offset)
         item = parse_item(handle.readline())

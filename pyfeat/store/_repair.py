@@ -124,9 +124,16 @@ def repair(path: str | os.PathLike[str]) -> Repair:
     root = Path(path)
     aside: list[str] = []
     lost: list[Loss] = []
-    if (marker := _mended_marker(root)) is not None:
+    try:
+        layout.check_store(root)
+    except CorruptStoreError:
+        with administration(root):
+            marker = _mended_marker(root)
+    else:
+        marker = None
+    if marker is not None:
         aside.append(marker)
-    with administration(root):
+    with administration(root):  # of the new marker, where there is one
         found = verify(root)
         if marker is not None:
             found.insert(0, Damage(str(root / layout.MARKER), 0, "not the marker of a store"))

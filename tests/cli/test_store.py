@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyfeat import FeatureStore, Space
-from pyfeat.store import Item, write_items
+from pyfeat.store import Item, read_items, write_items
 
 from .conftest import Run, json_of
 
@@ -186,6 +186,25 @@ def test_import_of_what_is_no_array_is_wrong_usage(tmp_path: Path, run: Run) -> 
     result = run("store", "import", tmp_path / "f", tmp_path / "rows.npy", "--name", "mine")
     assert result.exit_code == 2
     assert "must be a .npy file" in result.stderr
+
+
+def test_import_of_an_archive_is_wrong_usage(tmp_path: Path, run: Run) -> None:
+    np.savez(tmp_path / "rows.npz", rows=rows())
+    result = run("store", "import", tmp_path / "f", tmp_path / "rows.npz", "--name", "mine")
+    assert result.exit_code == 2
+    assert "must be a .npy file" in result.stderr
+
+
+def test_imported_names_end_with_their_line_only(tmp_path: Path, run: Run) -> None:
+    np.save(tmp_path / "rows.npy", rows())
+    np.save(tmp_path / "keys.npy", np.frombuffer(b"".join(keys()), np.uint8).reshape(N, 16))
+    names = sorted(f"a\x85{i}\u2028.png" for i in range(N))
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")
+    files = (tmp_path / "rows.npy", "--keys", tmp_path / "keys.npy", "--names")
+    result = run("store", "import", tmp_path / "f", *files, tmp_path / "names.txt", "--name", "m")
+    assert result.exit_code == 0
+    (space,) = FeatureStore.spaces(tmp_path / "f")
+    assert [item.name for item in read_items(tmp_path / "f", space)] == names
 
 
 def test_recompute_of_good_rows_is_0_and_of_another_1(tmp_path: Path, run: Run, words: str) -> None:

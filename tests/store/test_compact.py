@@ -247,6 +247,20 @@ def test_damaged_segment_is_named_and_left_alone(store: Path) -> None:
     assert victim.read_bytes() == content
 
 
+def test_rows_of_a_damaged_segment_stay_newer_than_older_ones(tmp_path: Path, space: Space) -> None:
+    for keys, rows in [(1, 1), (1, 2), (3, 3)]:  # an old row, a newer one beside damage, another
+        with FeatureStore(tmp_path, space) as store:
+            store.put(some_keys(N, keys), some_rows(N, rows))
+    victim = segments(tmp_path)[1]
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    with pytest.warns(StoreWarning, match="is damaged"):
+        compact(tmp_path)
+    got = FeatureStore(tmp_path, space, mode="r").get(some_keys(N, 1)[:1])
+    np.testing.assert_array_equal(got, some_rows(N, 2)[:1])
+
+
 def test_list_with_a_damaged_line_is_named_and_left_alone(store: Path) -> None:
     victim = sorted(store.glob("spaces/*/*.items.jsonl"))[1]
     victim.write_bytes(b"x" + victim.read_bytes())

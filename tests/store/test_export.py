@@ -161,6 +161,22 @@ def test_what_is_there_is_not_overwritten(store: FeatureStore, tmp_path: Path) -
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["out[1]", "out*", "out?"])
+def test_name_of_an_export_is_no_pattern(store: FeatureStore, tmp_path: Path, name: str) -> None:
+    export(store, tmp_path / name)
+    out = tmp_path / name
+    check(np.load(out / "rows.npy"), np.load(out / "keys.npy"), names_in(out / "names.jsonl"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["feats", name]
+
+
+def test_names_beside_an_export_are_not_overwritten(store: FeatureStore, tmp_path: Path) -> None:
+    there = tmp_path / "out.safetensors.names.jsonl"
+    there.write_text("mine")
+    with pytest.raises(ValueError, match="out must not be there yet"):
+        export(store, tmp_path / "out.safetensors", format="safetensors")
+    assert there.read_text() == "mine"
+
+
 def test_unknown_format_is_refused(store: FeatureStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"format must be one of .*, got 'csv'"):
         export(store, tmp_path / "out", format="csv")

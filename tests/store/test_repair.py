@@ -12,7 +12,7 @@ import pytest
 
 from pyfeat import FeatureStore, Space
 from pyfeat import _core as core
-from pyfeat.errors import CorruptStoreError, StoreWarning
+from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
 from pyfeat.store import (
     Golden,
     Item,
@@ -24,6 +24,7 @@ from pyfeat.store import (
     write_golden,
     write_items,
 )
+from pyfeat.store._lock import administration
 from pyfeat.store._memo import Memo, marks_of
 
 from .conftest import DIM, some_keys, some_rows
@@ -254,6 +255,15 @@ def test_damaged_golden_row_is_set_aside(sealed: Path, space: Space) -> None:
     assert [d.path for d in verify(sealed)] == [str(path)]
     assert repair(sealed).left == []
     assert read_golden(sealed, space) is None
+
+
+def test_damaged_marker_is_left_to_another_repair_at_work(sealed: Path) -> None:
+    marker = sealed / "pyfeat-store.json"
+    flip(marker, 3)
+    damaged = marker.read_bytes()
+    with administration(sealed), pytest.raises(StoreError, match="in the hands of another"):
+        repair(sealed)
+    assert marker.read_bytes() == damaged
 
 
 def test_damaged_marker_is_written_anew(sealed: Path, space: Space) -> None:
