@@ -51,7 +51,7 @@ run_tests() {
 # Every benchmark with cases on a GPU, one process each: what one lacks does not stop the others.
 run_benchmarks() {
   local names name left=0 share failed=()
-  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'backbones_text|decode|extract|gather_rows|gemm|logistic') || return 1
+  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'backbones_text|decode|extract|gather_rows|gemm|logistic|ray|store|store_growth|store_rerun') || return 1
   left=$(wc -w <<<"$names")
   for name in $names; do
     share=$(((TOTAL - SECONDS) / left))

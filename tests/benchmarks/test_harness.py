@@ -224,7 +224,7 @@ def test_tuned_malloc_takes_no_new_pages(harness):
             stat = Path(f"/proc/{call.child.pid}/stat").read_text()
             return int(stat.rpartition(") ")[2].split()[7])
 
-        for _ in range(6):  # an aligned block needs more room than the hole of one like it
+        for _ in range(20):  # an aligned block needs more room than the hole of one like it
             call()
         before = faults()
         for _ in range(3):
