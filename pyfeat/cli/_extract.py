@@ -128,7 +128,8 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     if json_out:
         print_json(summary.to_dict())
     else:
-        typer.echo(extraction_text(summary, report=fidelity))
+        # A log on stdout is for a machine: nothing else stands there.
+        typer.echo(extraction_text(summary, report=fidelity), err=log_json == "-")
     return QUARANTINED if summary.quarantined else OK
 
 
