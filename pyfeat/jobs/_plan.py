@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from pyfeat._config import num_threads
-from pyfeat.extract import FeatureExtractor, Input, progress_of
+from pyfeat.extract import FeatureExtractor, Input, progress_of, read_file
 from pyfeat.jobs._collect_texts import Collected, collect_inputs
 from pyfeat.jobs._process import how_it_ended, start_process
 
@@ -174,7 +173,7 @@ def _size(item: Input) -> int:
     is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and value == item.name)
     try:
         if is_path:
-            return len(Path(value).read_bytes())
+            return len(read_file(value))
         if hasattr(value, "read"):
             return len(value.read())
     except (OSError, ValueError):
@@ -192,6 +191,9 @@ def _probe(settings: dict[str, Any], modality: str, sample: list[Input]) -> dict
         return {"error": f"its process {how_it_ended(process.wait())}"}
     except (AttributeError, TypeError) as error:
         return {"error": f"backbone must be fit for pickle: {error}"}
+    except KeyboardInterrupt:
+        process.kill()  # nothing of it is kept
+        raise
     finally:
         connection.close()
         process.wait()
