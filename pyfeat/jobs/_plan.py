@@ -20,6 +20,8 @@ from pyfeat.jobs._process import how_it_ended, start_process
 SAMPLE = 200
 # Of a line in the list of inputs, beside the name.
 _ITEM_BYTES = 52
+# Of what the memo knows of a file.
+_MEMO_BYTES = 60
 
 
 @dataclass(frozen=True)
@@ -169,16 +171,20 @@ def _read_all(sample: Sequence[Input]) -> tuple[int, float]:
 
 def _size(item: Input) -> int:
     value = item.value
-    # The name of a text is where it stands.
-    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and value == item.name)
     try:
-        if is_path:
+        if _is_file(item):
             return len(read_file(value))
         if hasattr(value, "read"):
             return len(value.read())
     except (OSError, ValueError):
         return 0
     return len(value.encode("utf-8", "replace")) if isinstance(value, str) else len(bytes(value))
+
+
+def _is_file(item: Input) -> bool:
+    # The name of a text is where it stands.
+    value = item.value
+    return isinstance(value, os.PathLike) or (isinstance(value, str) and value == item.name)
 
 
 def _probe(settings: dict[str, Any], modality: str, sample: list[Input]) -> dict[str, Any]:
@@ -218,12 +224,13 @@ def _estimate(
     total, read_per_second = job
     rate = min(measured["items_per_second"], read_per_second)
     named = sum(len(os.fsencode(item.name)) for item in sample) / len(sample)
+    noted = _MEMO_BYTES * sum(map(_is_file, sample)) / len(sample)
     kept = {k: measured[k] for k in ("memory_bytes", "device_memory_bytes", "dim", "unreadable")}
     return Estimate(
         **names,
         **kept,
         seconds=measured["load_seconds"] + total / rate,
         items_per_second=rate,
-        disk_bytes=round(total * (measured["row_bytes"] + _ITEM_BYTES + named)),
+        disk_bytes=round(total * (measured["row_bytes"] + _ITEM_BYTES + named + noted)),
         shares=measured["shares"],
     )
