@@ -30,6 +30,21 @@ def count_items(folder: Path) -> tuple[int, list[Item]]:
     Needs 8 bytes of memory for each input. Names are told apart by 64 bits of hash: among ten
     million the number is one too small once in 300,000 stores.
     """
+    while True:
+        try:
+            with_row, bad = _sorted_out(folder)
+            break
+        except FileNotFoundError:  # a list was merged into another one just now
+            continue
+    names = np.sort(np.frombuffer(with_row, np.int64))
+    first = np.ones(len(names), bool)
+    first[1:] = names[1:] != names[:-1]
+    spoilt = np.isin(names, np.fromiter(bad, np.int64, len(bad)))
+    return int((first & ~spoilt).sum()), sorted(bad.values(), key=lambda item: item.name)
+
+
+def _sorted_out(folder: Path) -> tuple[array[int], dict[int, Item]]:
+    """Return the hashes of the names with a row, and those that the last word on is a reason."""
     with_row = array("q")
     bad: dict[int, Item] = {}
     for file in reversed(files(folder, ITEMS)):
@@ -42,11 +57,7 @@ def count_items(folder: Path) -> tuple[int, list[Item]]:
                         bad.pop(name, None)
                 elif (item := parse_item(line)) is not None:
                     bad[hash(b'"name":' + canonical_json(item.name).encode())] = item
-    names = np.sort(np.frombuffer(with_row, np.int64))
-    first = np.ones(len(names), bool)
-    first[1:] = names[1:] != names[:-1]
-    spoilt = np.isin(names, np.fromiter(bad, np.int64, len(bad)))
-    return int((first & ~spoilt).sum()), sorted(bad.values(), key=lambda item: item.name)
+    return with_row, bad
 
 
 def quarantined(path: str | os.PathLike[str], space: Space) -> list[Item]:

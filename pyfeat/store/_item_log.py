@@ -132,7 +132,12 @@ class ItemLog:
 
 def _known(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the hashes of all names, ascending, and those of the latest line on each."""
-    hashed = [_hashed(file) for file in reversed(files(folder, ITEMS))]
+    while True:
+        try:
+            hashed = [_hashed(file) for file in reversed(files(folder, ITEMS))]
+            break
+        except FileNotFoundError:  # merged into another list just now
+            continue
     of_names = np.concatenate([np.empty(0, np.int64), *(names for names, _ in hashed)])
     of_lines = np.concatenate([np.empty(0, np.int64), *(lines for _, lines in hashed)])
     order = np.argsort(of_names, kind="stable")
@@ -165,8 +170,16 @@ def quarantined_names(path: str | os.PathLike[str], space: Space) -> set[str]:
 
     Holds only names that were in quarantine at some time, however long the list is.
     """
+    while True:
+        try:
+            return _quarantined(space_folder(Path(path), space))
+        except FileNotFoundError:  # a list was merged into another one just now
+            continue
+
+
+def _quarantined(folder: Path) -> set[str]:
     bad: dict[bytes, str] = {}
-    for file in reversed(files(space_folder(Path(path), space), ITEMS)):
+    for file in reversed(files(folder, ITEMS)):
         for line in file.read_bytes().splitlines():
             if line[:8] == _KEY:
                 bad.pop(line[_TEXT_AT:-1], None)
