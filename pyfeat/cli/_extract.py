@@ -128,7 +128,8 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     if json_out:
         print_json(summary.to_dict())
     else:
-        typer.echo(extraction_text(summary, report=fidelity))
+        # A log on stdout is for a machine: nothing else stands there.
+        typer.echo(extraction_text(summary, report=fidelity), err=log_json == "-")
     return QUARANTINED if summary.quarantined else OK
 
 
@@ -175,9 +176,10 @@ def _interrupted(stopped: JobInterrupted, json_out: bool) -> int:
         f"{s.store}; go on with: {again}",
         err=True,
     )
+    code = 128 + stopped.signal
     if json_out:
-        print_json(s.to_dict())
-    return 128 + stopped.signal
+        print_json({**s.to_dict(), "exit_code": code})
+    return code
 
 
 def layers_of(text: str) -> str | int | tuple[str | int, ...]:

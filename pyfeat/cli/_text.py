@@ -148,7 +148,7 @@ def size_text(n_bytes: float) -> str:
     Examples
     --------
     >>> size_text(1_234_567)
-    '1.2 MB'
+    '1.23 MB'
     """
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000 or unit == "TB":

@@ -1,6 +1,7 @@
 """Inputs to rows."""
 
 from pyfeat.extract._choice import engine_of
+from pyfeat.extract._decode import read_file
 from pyfeat.extract._feature_extractor import FeatureExtractor
 from pyfeat.extract._inputs import Input, Readable, content_of, key_of
 from pyfeat.extract._progress import progress_of
@@ -19,6 +20,7 @@ __all__ = [
     "engine_of",
     "key_of",
     "progress_of",
+    "read_file",
     "reader_of",
     "row_space",
     "run",

@@ -144,7 +144,9 @@ def as_shard(shard: str | tuple[int, int]) -> tuple[int, int]:
     ValueError
         Unless 1 <= i <= n.
     """
-    parts = shard.split("/") if isinstance(shard, str) else list(shard)
+    parts: Any = shard.split("/") if isinstance(shard, str) else shard
+    if not isinstance(parts, (list, tuple)):
+        parts = ()
     digits = [str(p).strip() for p in parts]
     if len(digits) == 2 and all(d.isdecimal() for d in digits):
         i, n = int(digits[0]), int(digits[1])

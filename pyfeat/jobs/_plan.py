@@ -7,20 +7,21 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from pyfeat._config import num_threads
-from pyfeat.extract import FeatureExtractor, Input, progress_of
+from pyfeat.extract import FeatureExtractor, Input, progress_of, read_file
 from pyfeat.jobs._collect_texts import Collected, collect_inputs
 from pyfeat.jobs._process import how_it_ended, start_process
 
 SAMPLE = 200
-# Of a line in the list of inputs beside the name, and of a file in the memo.
-_ITEM_BYTES = 53 + 60
+# Of a line in the list of inputs, beside the name.
+_ITEM_BYTES = 52
+# Of what the memo knows of a file.
+_MEMO_BYTES = 60
 
 
 @dataclass(frozen=True)
@@ -170,16 +171,20 @@ def _read_all(sample: Sequence[Input]) -> tuple[int, float]:
 
 def _size(item: Input) -> int:
     value = item.value
-    # The name of a text is where it stands.
-    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and value == item.name)
     try:
-        if is_path:
-            return len(Path(value).read_bytes())
+        if _is_file(item):
+            return len(read_file(value))
         if hasattr(value, "read"):
             return len(value.read())
     except (OSError, ValueError):
         return 0
     return len(value.encode("utf-8", "replace")) if isinstance(value, str) else len(bytes(value))
+
+
+def _is_file(item: Input) -> bool:
+    # The name of a text is where it stands.
+    value = item.value
+    return isinstance(value, os.PathLike) or (isinstance(value, str) and value == item.name)
 
 
 def _probe(settings: dict[str, Any], modality: str, sample: list[Input]) -> dict[str, Any]:
@@ -192,6 +197,9 @@ def _probe(settings: dict[str, Any], modality: str, sample: list[Input]) -> dict
         return {"error": f"its process {how_it_ended(process.wait())}"}
     except (AttributeError, TypeError) as error:
         return {"error": f"backbone must be fit for pickle: {error}"}
+    except KeyboardInterrupt:
+        process.kill()  # nothing of it is kept
+        raise
     finally:
         connection.close()
         process.wait()
@@ -216,12 +224,13 @@ def _estimate(
     total, read_per_second = job
     rate = min(measured["items_per_second"], read_per_second)
     named = sum(len(os.fsencode(item.name)) for item in sample) / len(sample)
+    noted = _MEMO_BYTES * sum(map(_is_file, sample)) / len(sample)
     kept = {k: measured[k] for k in ("memory_bytes", "device_memory_bytes", "dim", "unreadable")}
     return Estimate(
         **names,
         **kept,
         seconds=measured["load_seconds"] + total / rate,
         items_per_second=rate,
-        disk_bytes=round(total * (measured["row_bytes"] + _ITEM_BYTES + named)),
+        disk_bytes=round(total * (measured["row_bytes"] + _ITEM_BYTES + named + noted)),
         shares=measured["shares"],
     )

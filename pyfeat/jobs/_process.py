@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection, Pipe
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _COMMAND = (
     "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[3]); "
     "importlib.import_module(sys.argv[1]).main(int(sys.argv[2]))"
@@ -38,15 +40,30 @@ def start_process(
     """
     ours, theirs = Pipe()
     descriptor = theirs.fileno()
-    process = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, module, str(descriptor), json.dumps(sys.path)],
-        pass_fds=[descriptor],
-        stdin=subprocess.DEVNULL,
-        stdout=2,  # what it prints is no part of a command's answer
-        env={**os.environ, **environment},
-    )
+    # A process inherits what is blocked: no signal ends it before `main` has said what it is for.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, module, str(descriptor), json.dumps(sys.path)],
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what it prints is no part of a command's answer
+            env={**os.environ, **environment},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
     return process, ours
+
+
+def leave_signals() -> None:
+    """Take no Ctrl-C and no SIGTERM; to be called first in `main`.
+
+    Terminals and schedulers send them to all processes of a job: the parent tells when to stop.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def how_it_ended(code: int) -> str:

@@ -57,7 +57,8 @@ class Report:
         self._shown = 0
         self._began = time.perf_counter()
         self._next = self._began + SECONDS
-        self._recent = deque([(self._began, 0)], maxlen=_RECENT)
+        # What was done before the work began took no time of it.
+        self._recent = deque([(self._began, account.done)], maxlen=_RECENT)
 
     def advance(self) -> None:
         """Show what is done by now; tell it when it is time."""
@@ -123,6 +124,8 @@ def reporting(
         report = Report(account, times, listeners, advance)
         report.tell("start", {"total": account.total, **facts})
         try:
+            if account.done:
+                report.advance()
             yield report
         except (Exception, KeyboardInterrupt) as error:
             name = type(error).__name__

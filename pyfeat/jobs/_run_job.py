@@ -75,11 +75,11 @@ def run_job(
             # Opened after the other one, which has sealed what dead writers left.
             earlier = FeatureStore(store, space, mode="r")
             account = Account(len(chosen), ItemLog(store, space), earlier)
+            account.add_hits(len(settled.hits))
             running = time.perf_counter()
             facts = {"store": str(Path(store)), "space": space.fingerprint, **job.origin()}
             with reporting(account, job.times, listeners, progress, facts) as report:
                 job.tell = report.tell
-                account.add_hits(len(settled.hits))
                 _keep_hits(chosen, settled, keep)
                 notes = Notes(settled, memo)
                 stop = _do(job, account, report, notes, _of_rest(settled, keep))

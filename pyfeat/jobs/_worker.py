@@ -9,7 +9,6 @@ session, and ("error", exception). A closed pipe means that its parent is gone, 
 from __future__ import annotations
 
 import queue
-import signal
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Any
 
 from pyfeat.errors import BackendError, StoreError
 from pyfeat.extract import FeatureExtractor, Input, Outcome, RunOptions, Times, run
+from pyfeat.jobs._process import leave_signals
 from pyfeat.store import FeatureStore
 
 # What a user can mend. Anything else is a defect, and keeps its traceback.
@@ -106,9 +106,7 @@ class Link:
 
 def main(descriptor: int) -> None:
     """Serve one job; its parent started this process with one end of a pipe."""
-    # A terminal sends Ctrl-C to all processes of a job: the parent tells when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_signals()
     connection = Connection(descriptor)
     try:
         settings = _settings(connection)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import numpy as np
-
 from pyfeat._identity import KEY_BYTES, Space, canonical_json
 from pyfeat.store._items import Item, parse_item, read_items, read_lists
 from pyfeat.store._layout import space_folder
@@ -46,11 +44,7 @@ def _count(lists: list[Path]) -> tuple[int, list[Item]]:
                         bad.pop(name, None)
                 elif (item := parse_item(line)) is not None:
                     bad[hash(b'"name":' + canonical_json(item.name).encode())] = item
-    names = np.sort(np.frombuffer(with_row, np.int64))
-    first = np.ones(len(names), bool)
-    first[1:] = names[1:] != names[:-1]
-    spoilt = np.isin(names, np.fromiter(bad, np.int64, len(bad)))
-    return int((first & ~spoilt).sum()), sorted(bad.values(), key=lambda item: item.name)
+    return with_row, bad
 
 
 def quarantined(path: str | os.PathLike[str], space: Space) -> list[Item]:

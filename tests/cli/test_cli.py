@@ -269,7 +269,7 @@ def test_interrupt_keeps_rows_and_says_so(class_folders: Path, tmp_path: Path) -
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == json.loads(done.stdout)["exit_code"] == 130
-    assert "what was computed is kept" in done.stderr
+    assert "are done and safe in" in done.stderr
 
 
 def test_version_is_that_of_the_package(run: Run) -> None:

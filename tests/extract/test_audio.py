@@ -322,21 +322,21 @@ def test_store_knows_a_recording_again_under_another_name(tmp_path: Path) -> Non
 class Counted:
     """A recording that notes when it is read."""
 
-    read: int = 0
+    times: int = 0
 
     def __init__(self, n: int) -> None:
         self.n = n
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        Counted.read += 1
+        Counted.times += 1
         return tone(self.n)
 
 
 def test_recordings_of_many_lengths_do_not_wait_for_the_end(monkeypatch) -> None:
     monkeypatch.setattr(_run, "_HELD", 3_000)
-    monkeypatch.setattr(Counted, "read", 0)
+    monkeypatch.setattr(Counted, "times", 0)
     inputs = [Input(f"X[{n}]", Counted(n)) for n in range(200, 400)]
     outcomes = run(inputs, extractor().get_backbone(), None, RunOptions())
     first = next(outcomes)
-    assert Counted.read < len(inputs)
+    assert Counted.times < len(inputs)
     assert sorted(o.position for o in (first, *outcomes)) == list(range(len(inputs)))

@@ -26,7 +26,7 @@ def test_shard_is_text_or_two_numbers(shard: Any) -> None:
     assert check_options({"shard": shard}).shard == (2, 8)
 
 
-@pytest.mark.parametrize("shard", ["0/8", "9/8", "2", "2/8/1", "a/b", "", "-1/2", (0, 1), "2/0"])
+@pytest.mark.parametrize("shard", ["0/8", "9/8", "2", "2/8/1", "a/b", "", "-1/2", (0, 1), "2/0", 5])
 def test_shard_that_is_none_is_refused(shard: Any) -> None:
     with pytest.raises(ValueError, match="shard must be i/n with 1 <= i <= n, like 2/8, got"):
         check_options({"shard": shard})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pyfeat import FeatureExtractor
+from pyfeat.extract import Input
 from pyfeat.jobs import _plan, extract, plan
 
 from .conftest import SMALL, pooled_colours
@@ -23,6 +25,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i:03}.png")
     (folder / "000.png").write_bytes(b"no image")
+    for file in folder.iterdir():  # not just now: the memo takes note of them
+        os.utime(file, (1e9, 1e9))
     return folder
 
 
@@ -51,6 +55,12 @@ def test_disk_is_what_the_store_then_takes(
     extract(photos, tmp_path / "feats", pooled_colours())
     size = sum(p.stat().st_size for p in (tmp_path / "feats").rglob("*") if p.is_file())
     assert planned.estimates[0].disk_bytes == pytest.approx(size, rel=0.05)
+
+
+def test_pipe_among_the_inputs_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = str(tmp_path / "pipe.png")
+    os.mkfifo(pipe)
+    assert _plan._size(Input(pipe, pipe)) == 0
 
 
 def test_precision_that_cannot_run_is_named_with_its_reason(planned: _plan.Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from .conftest import pooled_colours
 
 def events_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def make_old(folder: Path) -> None:
+    """Have the files look as if nobody had changed them for long."""
+    for file in folder.rglob("*.png"):
+        os.utime(file, (1e9, 1e9))
 
 
 @pytest.fixture
@@ -48,6 +55,30 @@ def test_progress_has_rate_remaining_time_and_shares(class_folders: Path, tmp_pa
     assert all(e["items_per_second"] > 0 and e["eta_seconds"] >= 0 for e in told)
     assert sum(told[-1]["shares"].values()) == pytest.approx(1)
     assert set(told[-1]["shares"]) == {"read", "decode", "forward", "write"}
+
+
+def test_unchanged_files_are_progress_too(class_folders: Path, tmp_path: Path) -> None:
+    make_old(class_folders)
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    told: list[tuple[int, int]] = []
+    extract(
+        class_folders,
+        tmp_path / "feats",
+        pooled_colours(),
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(12, 12)]
+
+
+@pytest.mark.usefixtures("often")
+def test_unchanged_files_are_not_in_the_rate(class_folders: Path, tmp_path: Path) -> None:
+    make_old(class_folders)
+    extract(class_folders, tmp_path / "feats", pooled_colours())
+    (class_folders / "red" / "new.png").write_bytes(b"no image")
+    log = tmp_path / "log"
+    extract(class_folders, tmp_path / "feats", pooled_colours(), log_json=log)
+    last = events_of(log)[-1]
+    assert last["items_per_second"] * last["seconds"] == pytest.approx(1)
 
 
 def test_error_that_ends_a_job_is_the_last_line(class_folders: Path, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,25 @@ def test_no_process_is_started_where_nothing_is_to_be_done(photos: Path, tmp_pat
     options = {"retry_failed": True, "workers": 2, "log_json": log}
     s = extract(photos, tmp_path / "feats", pooled_colours(), **options)  # type: ignore[arg-type]
     assert (s.total, workers_of(log)) == (0, [])
+
+
+def test_signal_to_workers_that_load_does_not_end_the_job(photos: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    code = (
+        "import sys; from tests.jobs.conftest import pooled_colours;"
+        "from pyfeat.jobs import extract;"
+        "s = extract(*sys.argv[1:3], pooled_colours(), workers=1, log_json=sys.argv[3]);"
+        "print(s.computed)"
+    )
+    command = [sys.executable, "-c", code, str(photos), str(tmp_path / "feats"), str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job, log.open() as events:
+        for line in events:
+            event = json.loads(line)
+            if event["event"] == "worker" and event["state"] == "started":
+                os.kill(event["worker_pid"], signal.SIGINT)
+                os.kill(event["worker_pid"], signal.SIGTERM)
+        assert job.communicate()[0] == f"{N}\n"
 
 
 def test_error_of_a_worker_is_that_of_the_job(photos: Path, tmp_path: Path) -> None:

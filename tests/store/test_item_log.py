@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,8 +12,19 @@ import pytest
 from pyfeat import Space
 from pyfeat._identity import canonical_json
 from pyfeat.errors import StoreWarning
-from pyfeat.store import Item, ItemLog, quarantined_names, read_items, write_items
+from pyfeat.store import (
+    Item,
+    ItemLog,
+    _item_lists,
+    _item_log,
+    quarantined,
+    quarantined_names,
+    read_items,
+    write_items,
+)
+from pyfeat.store._compact_items import compact_items
 from pyfeat.store._items import item_line
+from pyfeat.store._layout import files
 
 SPACE = Space(2)
 NAMES = ["/a/1.jpg", '/a/"quoted".jpg', "/a/é中.jpg", os.fsdecode(b"/a/\xff.jpg"), "/a/\n.jpg"]
@@ -89,3 +101,44 @@ def test_damaged_line_is_told_and_its_item_written_again(tmp_path: Path) -> None
     file.write_bytes(content[:-5])
     with pytest.warns(StoreWarning, match=r"line 5: not an item"):
         assert write_items(tmp_path / "f", SPACE, items) == 1
+
+
+def merged_once_listed(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """Have lists be merged after a module has listed them, and before it reads them."""
+
+    def listed(folder: Path, suffix: str) -> list[Path]:
+        found = files(folder, suffix)
+        compact_items(folder)
+        return found
+
+    monkeypatch.setattr(module, "files", listed)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> list[Item]:
+    """Two inputs without a row, each in a list of its own."""
+    items = [Item(name, None, "broken") for name in ("a", "b")]
+    for item in items:
+        write_items(tmp_path, SPACE, [item])
+    return items
+
+
+def test_list_may_be_merged_while_a_job_adds_to_it(
+    tmp_path: Path, broken: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged_once_listed(monkeypatch, _item_log)
+    assert write_items(tmp_path, SPACE, [*broken, Item("c", None, "broken")]) == 1
+
+
+def test_names_in_quarantine_are_found_while_lists_are_merged(
+    tmp_path: Path, broken: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged_once_listed(monkeypatch, _item_log)
+    assert quarantined_names(tmp_path, SPACE) == {item.name for item in broken}
+
+
+def test_quarantine_is_listed_while_lists_are_merged(
+    tmp_path: Path, broken: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged_once_listed(monkeypatch, _item_lists)
+    assert quarantined(tmp_path, SPACE) == broken
