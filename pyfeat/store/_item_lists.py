@@ -8,6 +8,8 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
+
 from pyfeat._identity import KEY_BYTES, Space, canonical_json
 from pyfeat.store._items import Item, parse_item, read_items, read_lists
 from pyfeat.store._layout import space_folder
@@ -44,7 +46,11 @@ def _count(lists: list[Path]) -> tuple[int, list[Item]]:
                         bad.pop(name, None)
                 elif (item := parse_item(line)) is not None:
                     bad[hash(b'"name":' + canonical_json(item.name).encode())] = item
-    return with_row, bad
+    names = np.sort(np.frombuffer(with_row, np.int64))
+    first = np.ones(len(names), bool)
+    first[1:] = names[1:] != names[:-1]
+    spoilt = np.isin(names, np.fromiter(bad, np.int64, len(bad)))
+    return int((first & ~spoilt).sum()), sorted(bad.values(), key=lambda item: item.name)
 
 
 def quarantined(path: str | os.PathLike[str], space: Space) -> list[Item]:
