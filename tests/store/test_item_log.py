@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,8 +14,7 @@ from pyfeat.errors import StoreWarning
 from pyfeat.store import (
     Item,
     ItemLog,
-    _item_lists,
-    _item_log,
+    _items,
     quarantined,
     quarantined_names,
     read_items,
@@ -103,15 +101,17 @@ def test_damaged_line_is_told_and_its_item_written_again(tmp_path: Path) -> None
         assert write_items(tmp_path / "f", SPACE, items) == 1
 
 
-def merged_once_listed(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
-    """Have lists be merged after a module has listed them, and before it reads them."""
+@pytest.fixture
+def merged_once_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have lists be merged after they were listed for the first time, and before they are read."""
 
     def listed(folder: Path, suffix: str) -> list[Path]:
+        monkeypatch.setattr(_items, "files", files)
         found = files(folder, suffix)
         compact_items(folder)
         return found
 
-    monkeypatch.setattr(module, "files", listed)
+    monkeypatch.setattr(_items, "files", listed)
 
 
 @pytest.fixture
@@ -124,21 +124,18 @@ def broken(tmp_path: Path) -> list[Item]:
 
 
 def test_list_may_be_merged_while_a_job_adds_to_it(
-    tmp_path: Path, broken: list[Item], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, broken: list[Item], merged_once_listed: None
 ) -> None:
-    merged_once_listed(monkeypatch, _item_log)
     assert write_items(tmp_path, SPACE, [*broken, Item("c", None, "broken")]) == 1
 
 
 def test_names_in_quarantine_are_found_while_lists_are_merged(
-    tmp_path: Path, broken: list[Item], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, broken: list[Item], merged_once_listed: None
 ) -> None:
-    merged_once_listed(monkeypatch, _item_log)
     assert quarantined_names(tmp_path, SPACE) == {item.name for item in broken}
 
 
 def test_quarantine_is_listed_while_lists_are_merged(
-    tmp_path: Path, broken: list[Item], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, broken: list[Item], merged_once_listed: None
 ) -> None:
-    merged_once_listed(monkeypatch, _item_lists)
     assert quarantined(tmp_path, SPACE) == broken
