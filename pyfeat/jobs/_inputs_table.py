@@ -139,7 +139,7 @@ def parts_of_list(place: str, modality: str) -> list[Part]:
     with opened(place) as file:
         lines = file.read().decode("utf-8-sig", "surrogateescape")
     if modality != "text":
-        paths = [line.strip() for line in lines.splitlines()]
+        paths = [line.strip() for line in lines.split("\n")]
         return [Files([listed(place, path) for path in paths if path], modality)]
     kept = [(n, line.strip()) for n, line in enumerate(lines.split("\n"), 1) if line.strip()]
     return [Texts(place, np.array([n for n, _ in kept], np.int64), [t for _, t in kept])]

@@ -131,7 +131,11 @@ def _check_runner(options: Options) -> None:
 
 
 def _names(devices: Any) -> tuple[str, ...]:
-    if isinstance(devices, str) or not all(isinstance(d, str) for d in devices) or not devices:
+    if (
+        isinstance(devices, str)
+        or not all(isinstance(d, str) and d for d in devices)
+        or not devices
+    ):
         raise TypeError(f"devices must be a list of names like 'cuda:1', got {devices!r}")
     return tuple(devices)
 

@@ -217,7 +217,7 @@ def compare(name: str, stored: NDArray[Any], now: NDArray[Any], space: Space) ->
         name,
         cosine=float(a @ b) / both if both else float(apart == 0),
         difference=float(np.abs(a - b).max()),
-        distance=apart / norm if norm else (0.0 if apart == 0 else float("inf")),
+        distance=apart / (norm or apart or 1.0),  # all of it, where zeros are stored
         tolerance=tolerance_of(space, a),
     )
 

@@ -58,8 +58,12 @@ def run_job(
     ------
     JobInterrupted
         If a signal asked the job to stop.
+    StoreError
+        If what failed is to be tried again where no store is.
     """
     began = time.perf_counter()
+    if options.retry_failed:
+        FeatureStore.spaces(store)  # raises where none is: nothing can have failed there
     # With the store, whose rows decide where an engine is to be chosen.
     extractor = copy(extractor).set_params(store=store)
     with listeners_of(options) as listeners:

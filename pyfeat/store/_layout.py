@@ -146,6 +146,8 @@ def read_spaces(root: Path) -> list[Space]:
             spaces.append(read_space(folder))
         except CorruptStoreError as error:
             warnings.warn(str(error), StoreWarning, stacklevel=3)
+        except FileNotFoundError:  # the space was removed just now
+            continue
     return spaces
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pyfeat import FeatureStore
+from pyfeat.errors import StoreError
 from pyfeat.jobs import JobInterrupted, extract
 from pyfeat.jobs import _account as account
 from pyfeat.store import read_items
@@ -86,6 +87,12 @@ def test_retry_takes_only_what_is_in_quarantine(class_folders: Path, tmp_path: P
     s = extract(class_folders, tmp_path / "feats", pooled_colours(), retry_failed=True)
     assert counts(s) == (0, 1, 0, 1)
     assert [q.path for q in s.quarantined] == [str(broken[1])]
+
+
+def test_retry_where_no_store_is_makes_none(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="must be a feature store"):
+        extract(class_folders, tmp_path / "feasts", pooled_colours(), retry_failed=True)
+    assert not (tmp_path / "feasts").exists()
 
 
 def test_retry_where_nothing_failed_does_nothing(class_folders: Path, tmp_path: Path) -> None:

@@ -55,6 +55,11 @@ def test_text_list_has_one_path_a_line(tree: Path) -> None:
     assert names(collect("list.txt"), tree) == ["b/1.png", "a/3.webp"]
 
 
+def test_path_in_a_text_list_may_hold_a_line_separator(tree: Path) -> None:
+    (tree / "list.txt").write_text("b/1\u2028.png\n", "utf-8")
+    assert names(collect("list.txt"), tree) == ["b/1\u2028.png"]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
 def test_table_gives_its_column(tree: Path, suffix: str) -> None:
     frame = pd.DataFrame({"label": ["x", "y"], "file": ["b/1.png", "a/3.webp"]})

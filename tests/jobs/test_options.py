@@ -44,6 +44,7 @@ def test_shard_that_is_none_is_refused(shard: Any) -> None:
         ({"decode": 3}, TypeError, "decode must be a str, got 3"),
         ({"devices": "cuda:0"}, TypeError, "devices must be a list of names"),
         ({"devices": []}, TypeError, "devices must be a list of names"),
+        ({"devices": ["cpu", ""]}, TypeError, "devices must be a list of names"),
     ],
 )
 def test_wrong_value_is_refused_in_one_sentence(

@@ -167,3 +167,9 @@ def test_name_that_no_input_has_any_more_is_gone(store: Path) -> None:
     (space,) = FeatureStore.spaces(store)
     write_items(store, space, [Item("/nowhere/a.tar::b.png", bytes(16))])
     assert recompute(store, 100)[0].gone == 1
+
+
+def test_row_that_is_stored_as_zeros_is_all_of_its_length_apart() -> None:
+    space = Space(2, "float32", {"precision": "float32"})
+    comparison = compare("a", np.zeros(2), np.array([3.0, 4.0]), space)
+    assert (comparison.distance, comparison.agrees) == (1.0, False)
