@@ -81,8 +81,13 @@ def make_fast(module: nn.Module, example: tuple[Tensor, ...], device: torch.devi
 def chunk_of(module: nn.Module, example: tuple[Tensor, ...]) -> int:
     """Return how many inputs to compute at a time on a CPU."""
     most = _MAX_CHUNK if example[0].is_floating_point() else _MAX_CHUNK_OF_TEXTS
+    return _chunk(largest_activation(module, example), most)
+
+
+def largest_activation(module: nn.Module, example: tuple[Tensor, ...]) -> int:
+    """Return the bytes of one input in the largest tensor that a layer gives."""
     with torch.inference_mode():
-        return _chunk(_run_traced(module, example).largest // len(example[0]), most)
+        return _run_traced(module, example).largest // len(example[0])
 
 
 def _chunk(bytes_per_input: int, most: int = _MAX_CHUNK) -> int:
