@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyfeat._identity import canonical_json
+from pyfeat.backbones._openvino_core import core, own_signal_stack
 
 Batches = Sequence[tuple[Tensor, ...]]
 
@@ -54,7 +55,7 @@ def calibrate(model: Any, batches: Sequence[tuple[NDArray[Any], ...]], chunk: in
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     attends = any("ScaledDotProductAttention" in op.get_type_name() for op in model.get_ops())
-    with redirect_stdout(io.StringIO()):  # nncf's bars
+    with own_signal_stack(), redirect_stdout(io.StringIO()):  # nncf's bars
         return nncf.quantize(
             model.clone(),
             nncf.Dataset(inputs),
@@ -110,15 +111,13 @@ def read(identity: str) -> Any:
     OSError
         If it is not the network that was kept.
     """
-    import openvino
-
     path = cache_folder() / identity / "model.xml"
     if not path.is_file():
         raise FileNotFoundError(
             f"calibrated network must be at {path}, got nothing: copy the folder from where the "
             f"rows were computed; or fit again, or use another store: it is then calibrated anew"
         )
-    model = openvino.Core().read_model(path)
+    model = core().read_model(path)
     if identity_of(model) != identity:
         raise OSError(f"calibrated network must be as it was kept, got other constants in {path}")
     return model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +18,7 @@ from pyfeat.backbones._engine_onnxruntime import export
 from pyfeat.backbones._freeze import largest_activation
 from pyfeat.backbones._modality import normalised
 from pyfeat.backbones._onnx import OnnxModule
+from pyfeat.backbones._openvino_core import capabilities, compile_model, core
 from pyfeat.ops._preprocess_spec import Preprocessing
 
 # What int8 leaves in floating point is float32: CPUs without bfloat16 give the same rows.
@@ -93,9 +93,7 @@ class OpenVinoEngine:
         kind = precision.partition(":")[0]
         if kind not in _HINTS:
             return f"it has {', '.join(_HINTS)}"
-        if kind == "bf16" and "BF16" not in _core().get_property(
-            "CPU", "OPTIMIZATION_CAPABILITIES"
-        ):
+        if kind == "bf16" and "BF16" not in capabilities():
             return "this CPU has no instructions for bfloat16"
         if precision == "int8" and find_spec("nncf") is None:
             return 'nncf is not installed: pip install "pyfeat[openvino]"'
@@ -138,7 +136,7 @@ class OpenVinoEngine:
             model = self._model.clone()
             if from_bytes and self._pixels is not None:
                 model = normalising(model, self._pixels)
-            compiled = _core().compile_model(model, "CPU", _config(self._hint, self.at_once))
+            compiled = compile_model(model, _config(self._hint, self.at_once))
             self._queues[from_bytes] = openvino.AsyncInferQueue(compiled, self.at_once)
         return self._queues[from_bytes]
 
@@ -154,7 +152,7 @@ def convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
         try:
             return openvino.convert_model(module, example_input=example)
         except openvino.frontend.OpConversionFailure:  # it reads ONNX with other rules
-            return openvino.Core().read_model(export(module, example))
+            return core().read_model(export(module, example))
 
 
 def normalising(model: Any, pixels: Preprocessing) -> Any:
@@ -182,13 +180,6 @@ def chunk_of(module: nn.Module, example: tuple[Tensor, ...]) -> int:
     large = largest_activation(module, example) > _LARGE_ACTIVATION
     few_weights = sum(p.numel() for p in module.parameters()) <= _LARGE_WEIGHTS
     return _CHUNK_OF_LARGE if large and few_weights else _CHUNK
-
-
-@lru_cache
-def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
 
 
 def _config(hint: str, threads: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pyfeat._config import num_threads
 from pyfeat.backbones._layers import _GEM_FLOOR, _GEM_POWER
+from pyfeat.backbones._openvino_core import compile_model, core
 
 _INSTALL = 'pip install "pyfeat[onnx]" or "pyfeat[openvino]"'
 _DTYPES = {
@@ -144,11 +145,9 @@ class OpenVinoRunner(Runner):
     """OpenVINO on the CPU, in float32."""
 
     def __init__(self, model: bytes) -> None:
-        import openvino
-
-        read = openvino.Core().read_model(model)
+        read = core().read_model(model)
         config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads()}
-        self._compiled = openvino.Core().compile_model(read, "CPU", config)
+        self._compiled = compile_model(read, config)
         self.inputs = [
             Slot(i.any_name, i.element_type.get_type_name(), _sides(i.partial_shape))
             for i in read.inputs
@@ -270,7 +269,7 @@ def openvino_rows(
     import openvino
     from openvino import opset13 as ops
 
-    read = openvino.Core().read_model(model)
+    read = core().read_model(model)
     read.reshape(shape)
     rows = []
     for name, prefix in zip(names, prefixes, strict=True):
