@@ -29,6 +29,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _CHUNK, _CHUNK_OF_LARGE = 8, 4
 _LARGE_ACTIVATION = 2 * 2**20  # bytes
 _LARGE_WEIGHTS = 64 * 2**20  # numbers
+_REQUESTS = 2  # for each core: one that is done finds the next
 
 
 class OpenVinoEngine:
@@ -81,7 +82,7 @@ class OpenVinoEngine:
             model = calibrate(model, filled, self.chunk)
             self.precision = f"int8:{identity_of(model)}"
         self._model = model
-        self._queues: dict[bool, Any] = {}  # by whether bytes go in
+        self._compiled: dict[bool, list[Any]] = {}  # requests, by whether bytes go in
 
     @staticmethod
     def refuses(precision: str, where: torch.device) -> str | None:
@@ -103,24 +104,15 @@ class OpenVinoEngine:
         """Return the rows of a batch, float32."""
         n, chunk = len(inputs[0]), self.chunk
         arrays = [_filled(t.detach().cpu().contiguous().numpy(), chunk) for t in inputs]
+        whole = [[a[i : i + chunk] for a in arrays] for i in range(0, len(arrays[0]), chunk)]
         with self._lock:
             from_bytes = inputs[0].dtype == torch.uint8
-            queue = self._queue(from_bytes)
-            parts: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * (len(arrays[0]) // chunk)
-
-            def keep(request: Any, i: int) -> None:
-                parts[i] = request.get_output_tensor(0).data.copy()
-
-            queue.set_callback(keep)
             try:
-                for i in range(len(parts)):
-                    part = slice(i * chunk, (i + 1) * chunk)
-                    queue.start_async([a[part] for a in arrays], i)
-                queue.wait_all()
-            except RuntimeError:
-                # It would raise this once more, and graphs that ran out of memory leave numbers of
-                # their own in the rows of later inputs: it is compiled anew.
-                del self._queues[from_bytes]
+                parts = _run(self._requests(from_bytes), whole)
+            except BaseException:
+                # Graphs that ran out of memory leave numbers of their own in the rows of later
+                # inputs, and requests may be on their way: it is compiled anew.
+                del self._compiled[from_bytes]
                 raise
         return torch.from_numpy(np.concatenate(parts)[:n])
 
@@ -129,16 +121,33 @@ class OpenVinoEngine:
         if self.precision.startswith("int8:"):
             keep(self._model, self.precision.partition(":")[2])
 
-    def _queue(self, from_bytes: bool) -> Any:
-        if from_bytes not in self._queues:
-            import openvino
-
+    def _requests(self, from_bytes: bool) -> list[Any]:
+        if from_bytes not in self._compiled:
             model = self._model.clone()
             if from_bytes and self._pixels is not None:
                 model = normalising(model, self._pixels)
             compiled = compile_model(model, _config(self._hint, self.at_once))
-            self._queues[from_bytes] = openvino.AsyncInferQueue(compiled, self.at_once)
-        return self._queues[from_bytes]
+            self._compiled[from_bytes] = [
+                compiled.create_infer_request() for _ in range(_REQUESTS * self.at_once)
+            ]
+        return self._compiled[from_bytes]
+
+
+def _run(requests: list[Any], parts: list[list[NDArray[Any]]]) -> list[NDArray[np.float32]]:
+    """Return the rows of each part; as many are on their way as there are requests.
+
+    No callbacks in Python, as an `AsyncInferQueue` has them: OpenVINO's threads would need the
+    interpreter's lock at their end, and who frees an engine holds it and waits for them.
+    """
+    rows: list[NDArray[np.float32]] = []
+    for i in range(len(parts) + len(requests)):
+        request = requests[i % len(requests)]
+        if i >= len(requests):
+            request.wait()
+            rows.append(request.get_output_tensor(0).data.copy())
+        if i < len(parts):
+            request.start_async(parts[i])
+    return rows
 
 
 def convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
