@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyfeat._identity import Space
-from pyfeat._model_file import replace_file
+from pyfeat._model_file import publish_file
 from pyfeat.store._items import Item, damaged_line, item_line, parse_item, read_lists
 from pyfeat.store._layout import (
     ITEMS,
+    TEMPORARY,
     as_store_error,
     create_space,
     create_store,
@@ -112,7 +113,11 @@ class ItemLog:
             create_store(self._root)
             folder = create_space(self._root, self._space)
             with as_store_error("write the list of inputs", folder):
-                replace_file(folder / f"{new_id()}{ITEMS}", b"\n".join(fresh) + b"\n")
+                publish_file(
+                    folder / f".{new_id()}{ITEMS}{TEMPORARY}",
+                    lambda: folder / f"{new_id()}{ITEMS}",
+                    b"\n".join(fresh) + b"\n",
+                )
         self._new.clear()
         self._new_names.clear()
 

@@ -14,6 +14,7 @@ from pyfeat.store._golden import GOLDEN, check_golden
 from pyfeat.store._items import parse_items
 from pyfeat.store._layout import (
     ITEMS,
+    MEMO,
     SEGMENT,
     SPACE,
     TAIL,
@@ -25,7 +26,6 @@ from pyfeat.store._layout import (
     row_bytes,
     space_folders,
 )
-from pyfeat.store._memo import MEMO
 from pyfeat.store._segment_file import damaged_offsets, open_segment
 
 
