@@ -36,7 +36,7 @@ _TEXT_AT = _NAME_AT + len(_NAME)
 class ItemLog:
     """Adds to the list of inputs of one space; what the list says already is left out.
 
-    Of what the list said at first it holds 16 bytes an input: two inputs of ten million are taken
+    Of what the list said at first and what was added to that it holds 16 bytes an input: two inputs of ten million are taken
     for one with a chance of one in 300,000, and the later of them is then missing from the list.
 
     Parameters
@@ -118,6 +118,7 @@ class ItemLog:
                     lambda: folder / f"{new_id()}{ITEMS}",
                     b"\n".join(fresh) + b"\n",
                 )
+            self._now_says()
         self._new.clear()
         self._new_names.clear()
 
@@ -127,11 +128,25 @@ class ItemLog:
             self._said = read_lists(space_folder(self._root, self._space), _known)
         if self._said is None or not len(self._said[0]):
             return self._new
-        said_names, said_lines = self._said
-        names = _hashes(self._new_names)
-        at = np.minimum(np.searchsorted(said_names, names), len(said_names) - 1)
-        said = (said_names[at] == names) & (said_lines[at] == _hashes(self._new))
+        names, at, known = self._find(self._said[0])
+        said = known & (self._said[1][at] == _hashes(self._new))
+        # Where one of several words on a name is new, the last of them must stand last.
+        said &= ~np.isin(names, names[~said])
         return [line for line, s in zip(self._new, said.tolist(), strict=True) if not s]
+
+    def _now_says(self) -> None:
+        """Remember what was written about names that the list had."""
+        if self._said is not None and len(self._said[0]):
+            _, at, known = self._find(self._said[0])
+            self._said[1][at[known]] = _hashes(self._new)[known]
+
+    def _find(
+        self, said: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the new names, where they are in the list, and whether they are."""
+        names = _hashes(self._new_names)
+        at = np.minimum(np.searchsorted(said, names), len(said) - 1)
+        return names, at, said[at] == names
 
 
 def _known(lists: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
