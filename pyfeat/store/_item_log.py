@@ -36,8 +36,9 @@ _TEXT_AT = _NAME_AT + len(_NAME)
 class ItemLog:
     """Adds to the list of inputs of one space; what the list says already is left out.
 
-    Of what the list said at first and what was added to that it holds 16 bytes an input: two inputs of ten million are taken
-    for one with a chance of one in 300,000, and the later of them is then missing from the list.
+    Of each input that the list had at first it holds 16 bytes, for the latest word: two of ten
+    million are taken for one with a chance of one in 300,000, and the later of them is then missing
+    from the list.
 
     Parameters
     ----------
