@@ -11,6 +11,7 @@ import pytest
 
 from pyfeat import FeatureStore, Space
 from pyfeat.store import Memo, _memo, compact, marks_of
+from pyfeat.store._lock import administration
 from pyfeat.store._memo import joined
 
 from .conftest import some_keys
@@ -146,47 +147,42 @@ def test_joined_marks_lie_in_order(paths: list[str]) -> None:
     assert len(joined([])) == 0
 
 
-RUNS = 40
+RUNS = 20
 
 
-def note_again_and_again(paths: list[str], store: Path, space: Space, first: int = 0) -> None:
-    """As many jobs, and all files have changed before each."""
-    for run in range(first, first + RUNS):
+def note_again_and_again(paths: list[str], store: Path, space: Space) -> list[int]:
+    """Note files that change before each of many jobs; return the size of the memo after each."""
+    sizes = []
+    for run in range(RUNS):
         for path in paths:
             make_file(Path(path), mtime_ns=LONG_AGO + run)
         with Memo(store, space) as memo:
             memo.note(marks_of(paths), some_keys(len(paths), run))
+        segments = store.glob("spaces/*/memo/**/*.safetensors")
+        sizes.append(sum(p.stat().st_size for p in segments))
+    return sizes
 
 
-def bytes_of_memo(store: Path) -> int:
-    return sum(p.stat().st_size for p in store.glob("spaces/*/memo/**/*.safetensors"))
-
-
+@pytest.mark.parametrize("segment_bytes", [_memo._SEGMENT_BYTES, 200])
 def test_memo_does_not_grow_with_jobs_over_files_that_change(
-    paths: list[str], store: Path, space: Space
+    paths: list[str],
+    store: Path,
+    space: Space,
+    monkeypatch: pytest.MonkeyPatch,
+    segment_bytes: int,
 ) -> None:
+    monkeypatch.setattr(_memo, "_SEGMENT_BYTES", segment_bytes)
     FeatureStore(store, space).close()
-    note_again_and_again(paths, store, space)
-    after_some = bytes_of_memo(store)
-    note_again_and_again(paths, store, space, RUNS)
-    assert bytes_of_memo(store) <= after_some
+    sizes = note_again_and_again(paths, store, space)
+    assert max(sizes) <= _memo._MOST_SMALL * sizes[0]
     found, known = Memo(store, space).find(marks_of(paths))
     assert known.all()
-    np.testing.assert_array_equal(found, some_keys(5, 2 * RUNS - 1))
-
-
-def test_memo_of_large_segments_does_not_grow_either(
-    paths: list[str], store: Path, space: Space, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_memo, "_SEGMENT_BYTES", 200)
-    test_memo_does_not_grow_with_jobs_over_files_that_change(paths, store, space)
+    np.testing.assert_array_equal(found, some_keys(5, RUNS - 1))
 
 
 def test_memo_is_not_merged_while_somebody_rearranges_the_store(
     paths: list[str], store: Path, space: Space
 ) -> None:
-    from pyfeat.store._lock import administration
-
     FeatureStore(store, space).close()
     with administration(store):
         note_again_and_again(paths, store, space)
