@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyfeat._model_file import replace_file
 from pyfeat.errors import StoreWarning
-from pyfeat.store._items import parse_item
+from pyfeat.store._items import parse_item, parse_items
 from pyfeat.store._layout import ITEMS, TEMPORARY, files
 from pyfeat.store._merge import give_way, name_after, settled_files
 
@@ -51,8 +51,8 @@ def _groups(lists: list[Path]) -> Iterator[list[Path]]:
 
 
 def _is_whole(file: Path) -> bool:
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if parse_item(line) is None:
+    for number, item in parse_items(file):
+        if item is None:
             message = f"{file}, line {number}: not an item; the list is not merged before a repair"
             warnings.warn(message, StoreWarning, stacklevel=6)
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring_ascii as json_text
 from pathlib import Path
@@ -163,17 +164,18 @@ def _known(lists: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _hashed(file: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    names, lines = [], []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if line[:8] == _KEY and line[_NAME_AT:_TEXT_AT] == _NAME and line[-2:] == b'"}':
-            names.append(line[_TEXT_AT:-1])
-            lines.append(line)
-        elif (item := parse_item(line)) is not None:
-            names.append(json_text(item.name).encode())
-            lines.append(item_line(item).encode())
-        else:
-            damaged_line(file, number)
-    return _hashes(names), _hashes(lines)
+    names, lines = array("q"), array("q")
+    with file.open("rb") as handle:
+        for number, line in enumerate(handle, 1):
+            if line[:8] == _KEY and line[_NAME_AT:_TEXT_AT] == _NAME and line[-3:] == b'"}\n':
+                names.append(hash(line[_TEXT_AT:-2]))
+                lines.append(hash(line[:-1]))
+            elif (item := parse_item(line)) is not None:
+                names.append(hash(json_text(item.name).encode()))
+                lines.append(hash(item_line(item).encode()))
+            else:
+                damaged_line(file, number)
+    return np.frombuffer(names, np.int64), np.frombuffer(lines, np.int64)
 
 
 def _hashes(texts: list[bytes]) -> NDArray[np.int64]:
@@ -191,11 +193,12 @@ def quarantined_names(path: str | os.PathLike[str], space: Space) -> set[str]:
 def _names_in_quarantine(lists: list[Path]) -> set[str]:
     bad: dict[bytes, str] = {}
     for file in lists:
-        for line in file.read_bytes().splitlines():
-            if line[:8] == _KEY:
-                bad.pop(line[_TEXT_AT:-1], None)
-            elif (item := parse_item(line)) is not None and item.reason is not None:
-                bad[json_text(item.name).encode()] = item.name
+        with file.open("rb") as handle:
+            for line in handle:
+                if line[:8] == _KEY:
+                    bad.pop(line.rstrip()[_TEXT_AT:-1], None)
+                elif (item := parse_item(line)) is not None and item.reason is not None:
+                    bad[json_text(item.name).encode()] = item.name
     return set(bad.values())
 
 
