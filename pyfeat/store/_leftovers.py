@@ -9,8 +9,11 @@ from pathlib import Path
 from pyfeat import _core
 from pyfeat.errors import StoreError
 from pyfeat.store import _layout as layout
+from pyfeat.store._golden import GOLDEN
 from pyfeat.store._lock import take
 from pyfeat.store._merge import MERGING, SEALING
+
+_REPLACED = (layout.MARKER, layout.SPACE, layout.GENERATION, GOLDEN)
 
 
 def remove_leftovers(root: Path) -> None:
@@ -34,8 +37,15 @@ def _remove_from(folder: Path) -> None:
             # Its tail goes last; where that is there, its writer or the next one goes on.
             if not path.with_name(path.name.removesuffix(SEALING) + layout.TAIL).exists():
                 _core.remove_file(os.fsencode(path))
-        elif path.name.startswith("."):
+        elif _is_replacement(path.name):
             _remove_unless_locked(path)
+
+
+def _is_replacement(name: str) -> bool:
+    """Return whether a hidden file was to become one of a store, and is none of somebody else's."""
+    return name.startswith(tuple(f".{file}." for file in _REPLACED)) or (
+        name.startswith(".") and layout.ITEMS in name
+    )
 
 
 def _remove_unless_locked(path: Path) -> None:

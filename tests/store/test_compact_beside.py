@@ -172,9 +172,17 @@ def test_hidden_file_of_a_dead_writer_is_removed(
     assert not hidden.exists()
 
 
+def test_hidden_file_of_somebody_else_stays(store: Path) -> None:
+    other = store / ".rows.parquet.0123456789abcdef.tmp"
+    other.write_bytes(b"half of an export")
+    compact(store)
+    assert other.exists()
+
+
 @pytest.mark.parametrize("care", [compact, repair])
 def test_hidden_file_of_a_living_writer_stays(store: Path, care: Callable[[Path], Any]) -> None:
-    hidden, target = store / ".file.0123456789abcdef.tmp", store / "file"
+    (folder,) = store.glob("spaces/*")
+    hidden, target = folder / ".golden.json.0123456789abcdef.tmp", store / "file"
 
     def name() -> Path:
         if hidden.exists():
