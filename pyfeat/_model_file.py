@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,19 @@ def load_model(
 def replace_file(target: Path, content: bytes) -> None:
     """Write `content` to `target` so that a crash leaves the old file or the new one."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    with _as_oserror(target):
-        _core.replace_file(os.fsencode(target), os.fsencode(temporary), content)
+    publish_file(temporary, lambda: target, content, shown=target)
+
+
+def publish_file(
+    hidden: Path, name: Callable[[], Path], content: bytes, *, shown: Path | None = None
+) -> None:
+    """Write `content` to `hidden`, which then gets its name; a crash leaves all of it or none.
+
+    `name` is called when the hidden file is there, locked as long as its writer lives. An error
+    names `shown`, by default the folder.
+    """
+    with _as_oserror(shown or hidden.parent):
+        _core.replace_file(lambda: os.fsencode(name()), os.fsencode(hidden), content)
 
 
 def make_folder(folder: Path) -> None:

@@ -1,4 +1,5 @@
 // The Python face of the store: numpy arrays in, numpy arrays out, the GIL released while it works.
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -298,11 +299,11 @@ void bind_store(py::module_& m) {
       py::arg("data"), py::arg("before") = 0, "CRC32C of bytes.");
   m.def(
       "seal",
-      [](Tail& tail, const std::string& path, const std::string& dtype, std::size_t dim,
+      [](Tail& tail, const Name& name, const std::string& dtype, std::size_t dim,
          const std::string& space, const std::string& aside) {
-        return seal(tail, path, row_format(dtype, dim, tail.row_bytes(), space), aside);
+        return seal(tail, name, row_format(dtype, dim, tail.row_bytes(), space), aside);
       },
-      py::arg("tail"), py::arg("path"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
+      py::arg("tail"), py::arg("name"), py::arg("dtype"), py::arg("dim"), py::arg("space"),
       py::arg("aside"), py::call_guard<py::gil_scoped_release>());
   bind_merge(m);
   bind_store_files(m);

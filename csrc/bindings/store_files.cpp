@@ -1,6 +1,7 @@
 // Files as the store handles them: written through the seam for faults, asked about many at once.
 #include "store_files.h"
 
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 
 #include "../store/faults.h"
@@ -16,13 +17,15 @@ namespace {
 void bind_files(py::module_& m) {
   m.def(
       "replace_file",
-      [](const std::string& path, const std::string& hidden, const py::bytes& content) {
+      [](const Name& name, const std::string& hidden, const py::bytes& content) {
         const std::string_view view(content);
         const py::gil_scoped_release release;
-        replace_file(path, hidden, view.data(), view.size());
+        replace_file(name, hidden, view.data(), view.size());
       },
-      py::arg("path"), py::arg("hidden"), py::arg("content"),
-      "Writes `content` to `hidden`, which then takes the name `path`; all or nothing.");
+      py::arg("name"), py::arg("hidden"), py::arg("content"),
+      "Writes `content` to `hidden`, which then takes the name that `name()` gave when it was "
+      "there;\n"
+      "all or nothing.");
   m.def("make_folder", &make_folder, py::arg("path"), "Makes one folder, unless it is there.");
   m.def("rename_file", &rename_file, py::arg("path"), py::arg("to"), "Also of folders.");
   m.def("remove_file", &remove_file, py::arg("path"), "Also where it is not there.");

@@ -36,6 +36,16 @@ int open_or_throw(const std::string& path, int flags, const char* what) {
   return fd;
 }
 
+// Makes a file that is locked as long as it is open. Who clears up what dead writers left removes
+// only what it has locked: what it took before we did has lost its name by now.
+File create_locked(const std::string& path) {
+  for (;;) {
+    File file = File::create(path);
+    file.lock_if_possible();
+    if (file.still_has_its_name()) return file;
+  }
+}
+
 }  // namespace
 
 StoreError::StoreError(int code, const std::string& what, const std::string& path)
@@ -122,6 +132,11 @@ bool File::try_lock() {
   fail(errno, "cannot lock", path_);
 }
 
+void File::lock_if_possible() {
+  while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+  }
+}
+
 bool File::still_has_its_name() const {
   struct stat mine, named;
   if (::fstat(fd_, &mine) != 0) fail(errno, "cannot stat", path_);
@@ -170,16 +185,16 @@ void sync_folder_of(const std::string& path) {
             [&] { return ::fsync(handle.descriptor()); });
 }
 
-void replace_file(const std::string& path, const std::string& hidden, const void* content,
+void replace_file(const Name& name, const std::string& hidden, const void* content,
                   std::size_t size) {
+  std::string path;
   try {
-    {
-      File file = File::create(hidden);
-      file.append(content, size);
-      file.sync();
-    }
+    File file = create_locked(hidden);
+    path = name();
+    file.append(content, size);
+    file.sync();
     rename_file(hidden, path);
-  } catch (const StoreError&) {
+  } catch (...) {
     discard_file(hidden);
     throw;
   }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -45,6 +46,8 @@ class File {
   std::uint64_t size() const;
   // Takes the writer's lock without waiting. False: somebody else holds it.
   bool try_lock();
+  // Takes the lock once nobody else holds it. A file system without locks gives none.
+  void lock_if_possible();
   // False once the file was removed or another file took its name.
   bool still_has_its_name() const;
   // Gives the open file another name, the one it just got on disk.
@@ -75,6 +78,10 @@ class Mapping {
   std::uint64_t size_ = 0;
 };
 
+// Says what a file is to be called. It is asked once the hidden file is there: who finds none knows
+// that whatever is written later gets a later name.
+using Name = std::function<std::string()>;
+
 void rename_file(const std::string& from, const std::string& to);
 void remove_file(const std::string& path);
 void remove_folder(const std::string& path);  // must be empty
@@ -84,8 +91,9 @@ void discard_file(const std::string& path) noexcept;
 void make_folder(const std::string& path);
 void sync_folder_of(const std::string& path);
 // A crash leaves the old file, or none, or the new one: `content` is written to `hidden` and
-// synced, which then takes the name `path`, and the folder is synced.
-void replace_file(const std::string& path, const std::string& hidden, const void* content,
+// synced, which then takes its name, and the folder is synced. While `hidden` has its writer, it is
+// locked.
+void replace_file(const Name& name, const std::string& hidden, const void* content,
                   std::size_t size);
 
 }  // namespace pyfeat::store

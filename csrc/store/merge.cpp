@@ -20,7 +20,7 @@ void merge(const Picked& p, const RowFormat& format, const std::string& hidden,
           EIO, "byte " + std::to_string(segment.offset(p.row[i])) + ": the row fails its checksum",
           segment.path());
   }
-  write_segment(p.n, record, format, hidden, path);
+  write_segment(p.n, record, format, hidden, [&] { return path; });
 }
 
 }  // namespace pyfeat::store

@@ -5,8 +5,7 @@
 
 namespace pyfeat::store {
 
-std::size_t seal(Tail& tail, const std::string& path, const RowFormat& format,
-                 const std::string& aside) {
+std::size_t seal(Tail& tail, const Name& name, const RowFormat& format, const std::string& aside) {
   const std::vector<std::int64_t> records = tail.newest_records();
   const auto record = [&](std::size_t i) {
     const std::uint8_t* key = tail.record(records[i]);
@@ -17,7 +16,7 @@ std::size_t seal(Tail& tail, const std::string& path, const RowFormat& format,
   };
   // The tail's lock makes the hidden name ours alone.
   if (!records.empty())
-    write_segment(records.size(), record, format, tail.path() + ".seal.tmp", path);
+    write_segment(records.size(), record, format, tail.path() + ".seal.tmp", name);
   if (aside.empty()) {
     remove_file(tail.path());
   } else {

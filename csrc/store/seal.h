@@ -8,10 +8,9 @@
 
 namespace pyfeat::store {
 
-// Writes the newest good record of each key of `tail` as a segment at `path` (see `write_segment`).
+// Writes the newest good record of each key of `tail` as a segment (see `write_segment`).
 // Then the tail is removed, or renamed to `aside` where that is not empty. Without a good record no
 // file is written. Returns the number of rows.
-std::size_t seal(Tail& tail, const std::string& path, const RowFormat& format,
-                 const std::string& aside);
+std::size_t seal(Tail& tail, const Name& name, const RowFormat& format, const std::string& aside);
 
 }  // namespace pyfeat::store

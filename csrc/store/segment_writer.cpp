@@ -97,12 +97,14 @@ void write_column(File& file, std::size_t n, const Records& records,
 }  // namespace
 
 void write_segment(std::size_t n, const Records& records, const RowFormat& format,
-                   const std::string& hidden, const std::string& path) {
+                   const std::string& hidden, const Name& name) {
   const Columns columns = make_columns(n, records);
   const std::string header = make_header(columns, format);
   remove_file(hidden);
+  std::string path;
   try {
     File file = File::create(hidden);
+    path = name();
     file.append(header.data(), header.size());
     file.append(columns.keys.data(), columns.keys.size());
     file.append(columns.order.data(), columns.order.size() * 8);
@@ -111,7 +113,7 @@ void write_segment(std::size_t n, const Records& records, const RowFormat& forma
     write_column(file, n, records, &Record::row, format.row_bytes - format.scale_bytes);
     file.sync();
     rename_file(hidden, path);
-  } catch (const StoreError&) {
+  } catch (...) {
     discard_file(hidden);
     throw;
   }

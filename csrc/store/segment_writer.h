@@ -6,6 +6,8 @@
 #include <functional>
 #include <string>
 
+#include "file.h"
+
 namespace pyfeat::store {
 
 // What the rows of a segment are. Scales, where there are some, are a tensor of their own.
@@ -27,10 +29,10 @@ struct Record {
 // The i-th row of a segment to be. Is asked for each more than once.
 using Records = std::function<Record(std::size_t)>;
 
-// Writes `n` rows with different keys as a safetensors file at `path`, all or nothing: `hidden` is
-// written and synced, then renamed, then the folder is synced. What was left under the name
-// `hidden` by a writer that died is removed.
+// Writes `n` rows with different keys as a safetensors file, all or nothing: `hidden` is written
+// and synced, then renamed, then the folder is synced. What was left under the name `hidden` by a
+// writer that died is removed.
 void write_segment(std::size_t n, const Records& records, const RowFormat& format,
-                   const std::string& hidden, const std::string& path);
+                   const std::string& hidden, const Name& name);
 
 }  // namespace pyfeat::store

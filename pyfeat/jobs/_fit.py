@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 
 from pyfeat._identity import Space
+from pyfeat.jobs._labelled import labelled_rows
 from pyfeat.jobs._labels import folder_of, read_labels
 from pyfeat.jobs._standardized import fit_standardized
-from pyfeat.store import FeatureStore, View, read_items
+from pyfeat.store import FeatureStore, View, items_where
 
 
 @dataclass(frozen=True)
@@ -100,34 +101,37 @@ def fit(
         raise ValueError(f"cv must be 0 or at least 2, got {cv}")
     began = time.perf_counter()
     chosen = choose_space(store, space)
-    items = [i for i in read_items(store, chosen) if i.key is not None]
-    names = [i.name for i in items]
-    if os.fspath(labels) == "folder":
-        found = [folder_of(name) for name in names]
-    else:
-        by_name = read_labels(labels, names)
-        found = [by_name.get(name, "") for name in names]
-    kept = [(i.key, label) for i, label in zip(items, found, strict=True) if i.key and label]
-    y = np.array([label for _, label in kept])
-    if len(set(y.tolist())) < 2:
+    found = labelled_rows(store, chosen, _labels(labels, store, chosen))
+    view, y, counts = found.view, found.y, found.counts
+    if len(counts) < 2:
         raise ValueError(
-            f"labels must give at least 2 classes to the {len(items)} images of the store, "
-            f"got {sorted(set(y.tolist()))}"
+            f"labels must give at least 2 classes to the {len(y) + found.unlabelled} images of the "
+            f"store, got {list(counts)}"
         )
-    view = FeatureStore(store, chosen, mode="r").view([key for key, _ in kept])
-    folds = _folds(y, cv)
+    smallest = min(counts.values())
+    folds = min(cv, smallest) if smallest > 1 else 0
     accuracy = cross_validated_accuracy(view, y, C, folds) if folds else None
     fit_standardized(view, y, C=C).save(out)
     return FitSummary(
         model=os.fspath(out),
         space=chosen.fingerprint,
         n_samples=len(y),
-        classes=dict(sorted(Counter(y.tolist()).items())),
-        unlabelled=len(items) - len(kept),
+        classes=counts,
+        unlabelled=found.unlabelled,
         accuracy=accuracy,
         folds=folds,
         seconds=time.perf_counter() - began,
     )
+
+
+def _labels(
+    labels: str | os.PathLike[str], store: str | os.PathLike[str], space: Space
+) -> Callable[[str], str]:
+    """Return what gives the label of an input by its name."""
+    if os.fspath(labels) == "folder":
+        return folder_of
+    by_name = read_labels(labels, (item.name for item in items_where(store, space, "*")))
+    return lambda name: by_name.get(name, "")
 
 
 def choose_space(store: str | os.PathLike[str], prefix: str | None) -> Space:
@@ -157,8 +161,3 @@ def cross_validated_accuracy(view: View, y: NDArray[Any], C: float, folds: int) 
             head = fit_standardized(view.take(train), y[train], C=C)
         right += int((head.predict(view.take(test)) == y[test]).sum())
     return right / len(y)
-
-
-def _folds(y: NDArray[Any], cv: int) -> int:
-    smallest = min(Counter(y.tolist()).values())
-    return min(cv, smallest) if cv and smallest > 1 else 0

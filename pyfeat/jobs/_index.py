@@ -11,9 +11,10 @@ from pyfeat.index import FeatureIndex
 from pyfeat.jobs._collect_texts import collect_inputs
 from pyfeat.jobs._extract import Inputs, extract_items
 from pyfeat.jobs._fit import choose_space
+from pyfeat.jobs._labelled import named_rows
 from pyfeat.jobs._predict import extractor_of
 from pyfeat.jobs._summary import ExtractSummary
-from pyfeat.store import FeatureStore, read_items
+from pyfeat.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,11 @@ def build_index(
         If the store holds no named image.
     """
     chosen = choose_space(store, space)
-    items = [i for i in read_items(store, chosen) if i.key is not None]
-    if not items:
+    view, names = named_rows(store, chosen)
+    if not len(names):
         raise ValueError(f"store must hold images, got none in {os.fspath(store)!r}")
-    view = FeatureStore(store, chosen, mode="r").view([i.key for i in items if i.key])
-    FeatureIndex("exact", metric="cosine").fit(view, ids=[i.name for i in items]).save(out)
-    return len(items)
+    FeatureIndex("exact", metric="cosine").fit(view, ids=names).save(out)
+    return len(names)
 
 
 def search_index(

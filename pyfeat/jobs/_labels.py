@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 
 from pyfeat.jobs._inputs_arrow import ARROW_SUFFIXES, columns_of, strings_of
@@ -35,7 +35,7 @@ def folder_of(name: str) -> str:
     return Path(member).parent.name or Path(path_of(archive)).name.partition(".")[0]
 
 
-def read_labels(source: str | os.PathLike[str], names: Collection[str] = ()) -> dict[str, str]:
+def read_labels(source: str | os.PathLike[str], names: Iterable[str] = ()) -> dict[str, str]:
     """Return label by name of the input.
 
     Parameters
@@ -44,7 +44,7 @@ def read_labels(source: str | os.PathLike[str], names: Collection[str] = ()) -> 
         Table (CSV, TSV, parquet, arrow) with columns "path" and "label", or else its first two
         columns. If it is the table of the inputs itself, or a data set of Hugging Face, its column
         "label": that of row 17 labels the input `table#17`.
-    names : collection of str
+    names : iterable of str
         Of the inputs.
 
     Returns

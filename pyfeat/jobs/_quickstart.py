@@ -15,9 +15,10 @@ from sklearn.model_selection import train_test_split
 
 from pyfeat.jobs._extract import extract
 from pyfeat.jobs._fit import choose_space
+from pyfeat.jobs._labelled import labelled_rows
 from pyfeat.jobs._standardized import fit_standardized
 from pyfeat.jobs._summary import ExtractSummary
-from pyfeat.store import FeatureStore, View, read_items
+from pyfeat.store import View
 
 TEST_SHARE = 0.25
 
@@ -131,10 +132,10 @@ def write_digits(folder: Path) -> Path:
 def _labelled(store: Path, images: Path, space: str) -> tuple[View, NDArray[Any]]:
     chosen = choose_space(store, space)
     root = str(images.absolute()) + os.sep
-    items = [i for i in read_items(store, chosen) if i.key and i.name.startswith(root)]
-    y = np.array([Path(i.name).parent.name for i in items])
-    view = FeatureStore(store, chosen, mode="r").view([i.key for i in items if i.key])
-    return view, y
+    found = labelled_rows(
+        store, chosen, lambda name: Path(name).parent.name if name.startswith(root) else ""
+    )
+    return found.view, found.y
 
 
 def _split(y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

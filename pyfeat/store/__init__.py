@@ -10,10 +10,11 @@ from pyfeat.store._import import import_rows
 from pyfeat.store._info import SpaceInfo, info
 from pyfeat.store._item_lists import items_where, quarantined
 from pyfeat.store._item_log import ItemLog, quarantined_names, write_items
-from pyfeat.store._items import Item, read_items
+from pyfeat.store._items import Item
 from pyfeat.store._memo import Marks, Memo, joined, marks_of
 from pyfeat.store._names import sample_items
 from pyfeat.store._repair import Loss, Repair, repair
+from pyfeat.store._sorted_items import iter_items, read_items
 from pyfeat.store._verify import Damage, verify
 from pyfeat.store._view import View
 
@@ -40,6 +41,7 @@ __all__ = [
     "import_rows",
     "info",
     "items_where",
+    "iter_items",
     "joined",
     "marks_of",
     "quarantined",

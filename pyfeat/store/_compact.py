@@ -18,10 +18,10 @@ from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store import _sources as at
 from pyfeat.store._compact_items import compact_items
+from pyfeat.store._leftovers import remove_leftovers
 from pyfeat.store._live import count_rows
 from pyfeat.store._lock import administration
-from pyfeat.store._memo import MEMO
-from pyfeat.store._merge import MERGING, write_merged
+from pyfeat.store._merge import SEALING, give_way, settled_files, write_merged
 from pyfeat.store._segment_file import damaged_offsets, open_segment
 from pyfeat.store._sources import Located, Sources
 from pyfeat.store._writer import Writer
@@ -134,6 +134,7 @@ def compact(
     root = Path(path)
     layout.check_store(root)
     with administration(root):
+        remove_leftovers(root)
         spaces = layout.read_spaces(root) if space is None else [space]
         return [compact_folder(layout.space_folder(root, s), s, segment_bytes) for s in spaces]
 
@@ -141,20 +142,17 @@ def compact(
 def compact_folder(folder: Path, space: Space, segment_bytes: int) -> Compacted:
     """Compact the files of one folder; the caller holds the lock of the store."""
     Writer(folder, space, segment_bytes).recover()
-    for leftover in layout.files(folder, MERGING):
-        _core.remove_file(os.fsencode(leftover))
     before = [p.stat().st_size for p in layout.files(folder, layout.SEGMENT)]
     parts, skipped = _settled(folder, space)
     dropped = sum(len(p.segment) - p.live for p in parts)
-    for part in [p for p in parts if p.live == 0]:
-        _core.remove_file(os.fsencode(part.path))
+    give_way([p.path for p in parts if p.live == 0])
     rest = [p for p in parts if p.live > 0]
     for group in _groups(rest, segment_bytes):
         _merge(group, rest, space)
     _core.sync_folder_of(os.fsencode(folder / layout.SPACE))
     lists = compact_items(folder)
-    for memo in layout.read_spaces(folder / MEMO):
-        compact_folder(layout.space_folder(folder / MEMO, memo), memo, segment_bytes)
+    for memo in layout.read_spaces(folder / layout.MEMO):
+        compact_folder(layout.space_folder(folder / layout.MEMO, memo), memo, segment_bytes)
     after = [p.stat().st_size for p in layout.files(folder, layout.SEGMENT)]
     dropped -= sum(len(p.segment) - p.live for p in rest if p.path.exists())
     return Compacted(
@@ -169,7 +167,7 @@ def compact_folder(folder: Path, space: Space, segment_bytes: int) -> Compacted:
 
 def _settled(folder: Path, space: Space) -> tuple[list[_Part], list[str]]:
     """Return the segments that may be merged, newest first; and those that are damaged."""
-    paths = layout.files(folder, layout.SEGMENT)
+    paths = settled_files(folder, layout.SEGMENT, SEALING)
     # A segment whose tail is still there may not be on the disk for good; and when its writer dies,
     # its tail is known by it to be sealed. The tails are listed last: none of them comes back.
     sealing = {layout.token_of(p.name) for p in layout.files(folder, layout.TAIL)}
@@ -245,5 +243,4 @@ def _merge(group: Sequence[_Part], parts: Sequence[_Part], space: Space) -> None
     keys = np.concatenate([keys for keys, _ in picked])
     located = Located(source, np.concatenate([rows for _, rows in picked]))
     write_merged(group[-1].path, space, segments, keys, located)
-    for part in group:
-        _core.remove_file(os.fsencode(part.path))
+    give_way([p.path for p in group])

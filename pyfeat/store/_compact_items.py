@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyfeat import _core
 from pyfeat._model_file import replace_file
 from pyfeat.errors import StoreWarning
-from pyfeat.store._items import parse_item
-from pyfeat.store._layout import ITEMS, files
-from pyfeat.store._merge import name_after
+from pyfeat.store._items import parse_item, parse_items
+from pyfeat.store._layout import ITEMS, TEMPORARY, files
+from pyfeat.store._merge import give_way, name_after, settled_files
 
 # Of a merged list: its lines are held in memory while it is made.
 MAX_BYTES = 64 << 20
@@ -24,19 +22,17 @@ def compact_items(folder: Path) -> tuple[int, int]:
     Of several words on one name in a merged list only the latest is kept. A list with a damaged
     line is left alone, and so is the order of all lists.
     """
-    lists = list(reversed(files(folder, ITEMS)))
-    after = len(lists)
-    for group in _groups(lists):
+    before = after = len(files(folder, ITEMS))
+    for group in _groups(settled_files(folder, ITEMS, ITEMS + TEMPORARY)[::-1]):
         lines: dict[str, bytes] = {}
         for line in (line for file in group for line in file.read_bytes().splitlines()):
             if (item := parse_item(line)) is not None:  # `_groups` has seen to it
                 lines.pop(item.name, None)
                 lines[item.name] = line
         replace_file(name_after(group[-1]), b"\n".join(lines.values()) + b"\n")
-        for file in group:
-            _core.remove_file(os.fsencode(file))
+        give_way(group)
         after -= len(group) - 1
-    return len(lists), after
+    return before, after
 
 
 def _groups(lists: list[Path]) -> Iterator[list[Path]]:
@@ -55,8 +51,8 @@ def _groups(lists: list[Path]) -> Iterator[list[Path]]:
 
 
 def _is_whole(file: Path) -> bool:
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if parse_item(line) is None:
+    for number, item in parse_items(file):
+        if item is None:
             message = f"{file}, line {number}: not an item; the list is not merged before a repair"
             warnings.warn(message, StoreWarning, stacklevel=6)
             return False

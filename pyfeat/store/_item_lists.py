@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyfeat._identity import KEY_BYTES, Space, canonical_json
-from pyfeat.store._items import Item, parse_item, read_items, read_lists
+from pyfeat.store._items import Item, parse_item, read_lists
 from pyfeat.store._layout import space_folder
+from pyfeat.store._sorted_items import iter_items
 
 Where = str | Callable[[Item], bool]
 
@@ -69,8 +71,8 @@ def quarantined(path: str | os.PathLike[str], space: Space) -> list[Item]:
     return count_items(space_folder(Path(path), space))[1]
 
 
-def items_where(path: str | os.PathLike[str], space: Space, where: Where) -> list[Item]:
-    """Return the inputs with a row that fit, in order of name.
+def items_where(path: str | os.PathLike[str], space: Space, where: Where) -> Iterator[Item]:
+    """Yield the inputs with a row that fit, in order of name.
 
     Parameters
     ----------
@@ -83,7 +85,8 @@ def items_where(path: str | os.PathLike[str], space: Space, where: Where) -> lis
 
     Returns
     -------
-    items : list of Item
+    items : iterator of Item
+        As `iter_items`.
 
     Raises
     ------
@@ -91,7 +94,15 @@ def items_where(path: str | os.PathLike[str], space: Space, where: Where) -> lis
         If `where` is neither.
     """
     wanted = fits(where)
-    return [i for i in read_items(path, space) if i.key is not None and wanted(i)]
+    return (i for i in iter_items(path, space) if i.key is not None and wanted(i))
+
+
+def keys_where(path: str | os.PathLike[str], space: Space, where: Where) -> NDArray[np.uint8]:
+    """Return the keys of the inputs that `items_where` yields, of shape (n, 16)."""
+    keys = bytearray()
+    for item in items_where(path, space, where):
+        keys += item.key or b""
+    return np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES)
 
 
 def fits(where: Where) -> Callable[[Item], bool]:

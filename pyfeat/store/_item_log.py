@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring_ascii as json_text
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyfeat._identity import Space
-from pyfeat._model_file import replace_file
+from pyfeat._model_file import publish_file
 from pyfeat.store._items import Item, damaged_line, item_line, parse_item, read_lists
 from pyfeat.store._layout import (
     ITEMS,
+    TEMPORARY,
     as_store_error,
     create_space,
     create_store,
@@ -35,8 +37,9 @@ _TEXT_AT = _NAME_AT + len(_NAME)
 class ItemLog:
     """Adds to the list of inputs of one space; what the list says already is left out.
 
-    Of what the list said at first it holds 16 bytes an input: two inputs of ten million are taken
-    for one with a chance of one in 300,000, and the later of them is then missing from the list.
+    Of each input that the list had at first it holds 16 bytes, for the latest word: two of ten
+    million are taken for one with a chance of one in 300,000, and the later of them is then missing
+    from the list.
 
     Parameters
     ----------
@@ -112,7 +115,12 @@ class ItemLog:
             create_store(self._root)
             folder = create_space(self._root, self._space)
             with as_store_error("write the list of inputs", folder):
-                replace_file(folder / f"{new_id()}{ITEMS}", b"\n".join(fresh) + b"\n")
+                publish_file(
+                    folder / f".{new_id()}{ITEMS}{TEMPORARY}",
+                    lambda: folder / f"{new_id()}{ITEMS}",
+                    b"\n".join(fresh) + b"\n",
+                )
+            self._now_says()
         self._new.clear()
         self._new_names.clear()
 
@@ -122,11 +130,25 @@ class ItemLog:
             self._said = read_lists(space_folder(self._root, self._space), _known)
         if self._said is None or not len(self._said[0]):
             return self._new
-        said_names, said_lines = self._said
-        names = _hashes(self._new_names)
-        at = np.minimum(np.searchsorted(said_names, names), len(said_names) - 1)
-        said = (said_names[at] == names) & (said_lines[at] == _hashes(self._new))
+        names, at, known = self._find(self._said[0])
+        said = known & (self._said[1][at] == _hashes(self._new))
+        # Where one of several words on a name is new, the last of them must stand last.
+        said &= ~np.isin(names, names[~said])
         return [line for line, s in zip(self._new, said.tolist(), strict=True) if not s]
+
+    def _now_says(self) -> None:
+        """Remember what was written about names that the list had."""
+        if self._said is not None and len(self._said[0]):
+            _, at, known = self._find(self._said[0])
+            self._said[1][at[known]] = _hashes(self._new)[known]
+
+    def _find(
+        self, said: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the new names, where they are in the list, and whether they are."""
+        names = _hashes(self._new_names)
+        at = np.minimum(np.searchsorted(said, names), len(said) - 1)
+        return names, at, said[at] == names
 
 
 def _known(lists: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -142,17 +164,18 @@ def _known(lists: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _hashed(file: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    names, lines = [], []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if line[:8] == _KEY and line[_NAME_AT:_TEXT_AT] == _NAME and line[-2:] == b'"}':
-            names.append(line[_TEXT_AT:-1])
-            lines.append(line)
-        elif (item := parse_item(line)) is not None:
-            names.append(json_text(item.name).encode())
-            lines.append(item_line(item).encode())
-        else:
-            damaged_line(file, number)
-    return _hashes(names), _hashes(lines)
+    names, lines = array("q"), array("q")
+    with file.open("rb") as handle:
+        for number, line in enumerate(handle, 1):
+            if line[:8] == _KEY and line[_NAME_AT:_TEXT_AT] == _NAME and line[-3:] == b'"}\n':
+                names.append(hash(line[_TEXT_AT:-2]))
+                lines.append(hash(line[:-1]))
+            elif (item := parse_item(line)) is not None:
+                names.append(hash(json_text(item.name).encode()))
+                lines.append(hash(item_line(item).encode()))
+            else:
+                damaged_line(file, number)
+    return np.frombuffer(names, np.int64), np.frombuffer(lines, np.int64)
 
 
 def _hashes(texts: list[bytes]) -> NDArray[np.int64]:
@@ -170,11 +193,12 @@ def quarantined_names(path: str | os.PathLike[str], space: Space) -> set[str]:
 def _names_in_quarantine(lists: list[Path]) -> set[str]:
     bad: dict[bytes, str] = {}
     for file in lists:
-        for line in file.read_bytes().splitlines():
-            if line[:8] == _KEY:
-                bad.pop(line[_TEXT_AT:-1], None)
-            elif (item := parse_item(line)) is not None and item.reason is not None:
-                bad[json_text(item.name).encode()] = item.name
+        with file.open("rb") as handle:
+            for line in handle:
+                if line[:8] == _KEY:
+                    bad.pop(line.rstrip()[_TEXT_AT:-1], None)
+                elif (item := parse_item(line)) is not None and item.reason is not None:
+                    bad[json_text(item.name).encode()] = item.name
     return set(bad.values())
 
 

@@ -7,17 +7,16 @@ with paths) and for what was put into quarantine.
 from __future__ import annotations
 
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as json_text
 from pathlib import Path
 from typing import TypeVar
 
-from pyfeat._identity import KEY_BYTES, Space
+from pyfeat._identity import KEY_BYTES
 from pyfeat.errors import StoreWarning
-from pyfeat.store._layout import ITEMS, files, space_folder
+from pyfeat.store._layout import ITEMS, files
 
 T = TypeVar("T")
 
@@ -50,17 +49,6 @@ def item_line(item: Item) -> str:
     return f'{{"name":{name},"reason":{json_text(item.reason or "")}}}'
 
 
-def read_items(path: str | os.PathLike[str], space: Space) -> list[Item]:
-    """Return what is known of every input, the latest word on each, in order of name.
-
-    Warns
-    -----
-    StoreWarning
-        If a line is not what `ItemLog` writes: it is left out.
-    """
-    return read_lists(space_folder(Path(path), space), _read_lists)
-
-
 def read_lists(folder: Path, read: Callable[[list[Path]], T]) -> T:
     """Return what `read` makes of the lists of a space, which it is given oldest first.
 
@@ -73,21 +61,11 @@ def read_lists(folder: Path, read: Callable[[list[Path]], T]) -> T:
             continue
 
 
-def _read_lists(lists: Iterable[Path]) -> list[Item]:
-    known: dict[str, Item] = {}
-    for file in lists:
-        for number, item in parse_items(file):
-            if item is None:
-                damaged_line(file, number)
-            else:
-                known[item.name] = item
-    return [known[name] for name in sorted(known)]
-
-
 def parse_items(file: Path) -> Iterator[tuple[int, Item | None]]:
     """Yield (line number, item) of a list; None for a line that is damaged."""
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        yield number, parse_item(line)
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            yield number, parse_item(line)
 
 
 def parse_item(line: bytes) -> Item | None:

@@ -26,6 +26,9 @@ TAIL = ".tail"
 ITEMS = ".items.jsonl"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"
+MEMO = "memo"
+# Another content whenever files are about to be removed for others that hold what they held.
+GENERATION = "generation"
 TAIL_HEADER_BYTES = 64
 MAX_ROW_BYTES = 2**32 - 1  # a tail's header has 32 bits for it
 # A hidden tail this old was left behind: its writer gives it its name within microseconds.
@@ -200,10 +203,30 @@ def bytes_below(folder: Path) -> int:
 
 
 def files(folder: Path, suffix: str) -> list[Path]:
-    """Return the files of one kind, newest first."""
+    """Return the files of one kind, newest first.
+
+    A listing takes time: it may miss a file that is made meanwhile, and those that are removed for
+    it, too. Then the generation is another one after it than before, and it is made again.
+    """
     if not folder.is_dir():
         return []
-    with os.scandir(folder) as entries:
-        # Only files: to open a pipe of such a name would wait for ever.
-        names = [e.name for e in entries if e.name.endswith(suffix) and e.is_file()]
-    return [folder / name for name in sorted(names, reverse=True)]
+    while True:
+        before = _generation(folder)
+        with os.scandir(folder) as entries:
+            # Only files: to open a pipe of such a name would wait for ever.
+            names = [e.name for e in entries if e.name.endswith(suffix) and e.is_file()]
+        if _generation(folder) == before:
+            return [folder / name for name in sorted(names, reverse=True)]
+
+
+def _generation(folder: Path) -> bytes:
+    try:
+        return (folder / GENERATION).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def begin_generation(folder: Path) -> None:
+    """Have listings made again that are being made; call it before files are removed for others."""
+    with as_store_error("write to the store", folder):
+        replace_file(folder / GENERATION, new_id().encode())

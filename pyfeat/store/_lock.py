@@ -99,14 +99,20 @@ def administration(root: Path) -> Iterator[None]:
     StoreError
         If somebody else does, or the store cannot be written.
     """
-    held = take(root / layout.MARKER, exclusive=True)
-    if held is not None and not held.still_has_its_name(root / layout.MARKER):
-        # A repair replaced the damaged marker just now: who holds the old one has nothing.
-        held.close()
-        held = None
+    held = take_administration(root)
     if held is None:
         raise StoreError(f"{root} must not be in the hands of another compact, repair or gc")
     try:
         yield
     finally:
         held.close()
+
+
+def take_administration(root: Path) -> Held | None:
+    """Return the lock of who rearranges a store; None when somebody else has it."""
+    held = take(root / layout.MARKER, exclusive=True)
+    if held is not None and not held.still_has_its_name(root / layout.MARKER):
+        # A repair replaced the damaged marker just now: who holds the old one has nothing.
+        held.close()
+        return None
+    return held

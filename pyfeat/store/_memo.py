@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from blake3 import blake3
@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 from pyfeat._config import num_threads
 from pyfeat._core import stat_files
 from pyfeat._identity import KEY_BYTES, Space
+from pyfeat.errors import StoreError, StoreWarning
+from pyfeat.store._compact import compact_folder
 from pyfeat.store._feature_store import FeatureStore
-from pyfeat.store._layout import space_folder
+from pyfeat.store._layout import MEMO, SEGMENT, files, space_folder
+from pyfeat.store._leftovers import remove_leftovers
+from pyfeat.store._lock import take_administration
 
-MEMO = "memo"
 # A file changed within this time before it was looked at may change once more and keep its time.
 SETTLED_NS = 2_000_000_000
 # About a million files a segment: the keys of a tail are held in memory.
 _SEGMENT_BYTES = 32 << 20
+# Each job that notes a file makes a segment: so many small ones are merged when a memo is closed.
+_MOST_SMALL = 8
 
 # Notes overwritten at once.
 _FORGOTTEN = 1 << 16
@@ -118,13 +123,16 @@ class Memo:
 
     Notes
     -----
-    It is a store itself, with rows of 32 bytes: any number of writers, safe against crashes. A file
-    that was changed and given its old size and time back is taken for unchanged.
+    It is a store itself, with rows of 32 bytes: any number of writers, safe against crashes. It
+    merges itself, so that it does not grow with jobs over the same paths. A file that was changed
+    and given its old size and time back is taken for unchanged.
     """
 
     def __init__(self, path: str | os.PathLike[str], space: Space) -> None:
-        folder = space_folder(Path(path), space) / MEMO
+        self._root = Path(path)
+        folder = space_folder(self._root, space) / MEMO
         self._store = FeatureStore(folder, _SPACE, segment_bytes=_SEGMENT_BYTES)
+        self._bytes = 0  # of what was noted
 
     def find(self, marks: Marks) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Return what is known of files.
@@ -160,30 +168,55 @@ class Memo:
         notes["size"], notes["mtime_ns"], notes["key"] = marks.size, marks.mtime_ns, keys
         kept = marks.settled | ~keys.any(axis=1)
         rows = notes[kept].view(np.float32).reshape(-1, _SPACE.dim)
-        self._store.put(marks.names[kept], rows)
+        self._put(marks.names[kept], rows)
+
+    def _put(self, names: NDArray[np.uint8], rows: NDArray[np.float32]) -> None:
+        self._store.put(names, rows)
+        self._bytes += rows.nbytes
 
     def forget(self) -> None:
         """Know nothing any more: every file is read once more."""
         keys = self._store.keys()
         for start in range(0, len(keys), _FORGOTTEN):
             part = keys[start : start + _FORGOTTEN]
-            self._store.put(part, np.zeros((len(part), _SPACE.dim), np.float32))
+            self._put(part, np.zeros((len(part), _SPACE.dim), np.float32))
 
     def flush(self) -> None:
         """Return when everything noted is on the disk."""
         self._store.flush()
 
     def close(self) -> None:
-        """Seal what was noted."""
+        """Seal what was noted, and merge it with what was noted before where that is worthwhile.
+
+        Warns
+        -----
+        StoreWarning
+            If it could not be merged: it takes more room than it must.
+        """
         self._store.close()
+        noted, self._bytes = self._bytes, 0
+        if noted and (noted > _SEGMENT_BYTES // 2 or self._count_small() >= _MOST_SMALL):
+            try:
+                self._merge()
+            except StoreError as error:
+                warnings.warn(f"the memo was not merged: {error}", StoreWarning, stacklevel=2)
+
+    def _count_small(self) -> int:
+        segments = files(space_folder(self._store.path, _SPACE), SEGMENT)
+        return sum(p.stat().st_size < _SEGMENT_BYTES // 2 for p in segments)
+
+    def _merge(self) -> None:
+        """Merge the segments, unless somebody rearranges the store: that merges them, too."""
+        if (held := take_administration(self._root)) is None:
+            return
+        try:
+            remove_leftovers(self._store.path)
+            compact_folder(space_folder(self._store.path, _SPACE), _SPACE, _SEGMENT_BYTES)
+        finally:
+            held.close()
 
     def __enter__(self) -> Memo:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -15,8 +15,32 @@ from pyfeat._identity import Space
 from pyfeat.store import _layout as layout
 from pyfeat.store._sources import Located
 
+# Of a segment that is being written; its writer holds the lock of the tail.
+SEALING = layout.TAIL + ".seal" + layout.TEMPORARY
 # Only who holds the lock of `administration` makes these: what is there is left of a crash.
 MERGING = ".merge" + layout.TEMPORARY
+
+
+def settled_files(folder: Path, suffix: str, hidden: str) -> list[Path]:
+    """Return the files of one kind that no file in the making will come between, newest first.
+
+    What is written gets its name once its hidden file is there, which begins with an earlier time.
+    Between two equal listings the hidden files are listed: what is in neither of these gets a name
+    that is later than the oldest of them, or than all that were listed.
+    """
+    while True:
+        found = layout.files(folder, suffix)
+        unwritten = [p.name.lstrip(".") for p in layout.files(folder, hidden)]
+        if found == layout.files(folder, suffix):
+            return [p for p in found if not unwritten or p.name < min(unwritten)]
+
+
+def give_way(paths: Sequence[Path]) -> None:
+    """Remove files of one folder: newer ones hold what they held."""
+    if paths:
+        layout.begin_generation(paths[0].parent)
+    for path in paths:
+        _core.remove_file(os.fsencode(path))
 
 
 def name_after(path: Path) -> Path:

@@ -15,7 +15,7 @@ from pyfeat._config import num_threads
 from pyfeat._identity import Space
 from pyfeat.errors import StoreWarning
 from pyfeat.store import _sources as at
-from pyfeat.store._item_lists import Where, items_where
+from pyfeat.store._item_lists import Where, keys_where
 from pyfeat.store._sources import Located, Sources, as_keys, locate
 from pyfeat.store._view import View
 
@@ -154,7 +154,7 @@ class Reading(ABC):
         if where is not None:
             if keys is not None:
                 raise ValueError("keys must be None with where, got both")
-            keys = [i.key for i in items_where(self.path, self.space, where) if i.key]
+            keys = keys_where(self.path, self.space, where)
         given = keys is not None
         keys = self.keys() if keys is None else as_keys(keys)
         sources = self._sources()

@@ -18,12 +18,14 @@ from pyfeat.errors import CorruptStoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store import _sources as at
 from pyfeat.store._golden import GOLDEN, check_golden
-from pyfeat.store._items import parse_item, read_items
+from pyfeat.store._items import parse_item
+from pyfeat.store._leftovers import remove_leftovers
 from pyfeat.store._lock import administration
 from pyfeat.store._memo import Memo
-from pyfeat.store._merge import MERGING, name_after, write_merged
+from pyfeat.store._merge import name_after, write_merged
 from pyfeat.store._reader import Reader
 from pyfeat.store._salvage import mend_description, salvage_segment
+from pyfeat.store._sorted_items import iter_items
 from pyfeat.store._sources import Located
 from pyfeat.store._verify import Damage, check_items, check_segment, verify
 from pyfeat.store._writer import Writer
@@ -134,6 +136,7 @@ def repair(path: str | os.PathLike[str]) -> Repair:
     if marker is not None:
         aside.append(marker)
     with administration(root):  # of the new marker, where there is one
+        remove_leftovers(root)
         found = verify(root)
         if marker is not None:
             found.insert(0, Damage(str(root / layout.MARKER), 0, "not the marker of a store"))
@@ -166,6 +169,7 @@ def _rewrite(path: Path, content: bytes) -> str:
 
 
 def _set_aside(path: Path) -> str:
+    layout.begin_generation(path.parent)
     damaged = path.with_name(path.name + layout.DAMAGED)
     _core.rename_file(os.fsencode(path), os.fsencode(damaged))
     _core.sync_folder_of(os.fsencode(damaged))
@@ -173,8 +177,6 @@ def _set_aside(path: Path) -> str:
 
 
 def _repair_folder(folder: Path, damaged: list[Path], aside: list[str], lost: list[Loss]) -> None:
-    for leftover in layout.files(folder, MERGING):
-        _core.remove_file(os.fsencode(leftover))
     if folder / GOLDEN in damaged:
         aside.append(_set_aside(folder / GOLDEN))
     space = _mended_space(folder, aside)
@@ -275,8 +277,9 @@ def _told(folder: Path, space: Space, gone: list[_Gone]) -> list[Loss]:
     reader.refresh([])
     sources = reader.sources([])
     names: dict[str, list[str]] = {}
-    for item in read_items(folder.parents[1], space):
-        if item.key is not None:
+    lost = {loss.key for loss, _ in gone}
+    for item in iter_items(folder.parents[1], space):
+        if item.key is not None and item.key.hex() in lost:
             names.setdefault(item.key.hex(), []).append(item.name)
     told = []
     for loss, sure in gone:

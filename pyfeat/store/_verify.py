@@ -11,9 +11,10 @@ from pyfeat._core import Tail
 from pyfeat._identity import Space
 from pyfeat.errors import CorruptStoreError, StoreError
 from pyfeat.store._golden import GOLDEN, check_golden
-from pyfeat.store._items import parse_items
+from pyfeat.store._items import parse_item
 from pyfeat.store._layout import (
     ITEMS,
+    MEMO,
     SEGMENT,
     SPACE,
     TAIL,
@@ -25,7 +26,6 @@ from pyfeat.store._layout import (
     row_bytes,
     space_folders,
 )
-from pyfeat.store._memo import MEMO
 from pyfeat.store._segment_file import damaged_offsets, open_segment
 
 
@@ -112,12 +112,12 @@ def check_tail(path: Path, space: Space) -> list[Damage]:
 
 def check_items(path: Path) -> list[Damage]:
     """Return the lines of a list that are no items."""
-    bad = {number for number, item in parse_items(path) if item is None}
     offset, found = 0, []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        if number in bad:
-            found.append(Damage(str(path), offset, f"line {number} is not an item of a store"))
-        offset += len(line)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if parse_item(line) is None:
+                found.append(Damage(str(path), offset, f"line {number} is not an item of a store"))
+            offset += len(line)
     return found
 
 

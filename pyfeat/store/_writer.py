@@ -204,12 +204,15 @@ class Writer:
 
     def _seal_one(self, tail: Tail, keep: bool = False) -> None:
         path = Path(tail.path)
-        name = layout.new_id(layout.token_of(path.name)) + layout.SEGMENT
+        token = layout.token_of(path.name)
         dtype = layout.SAFETENSORS_DTYPE[self._space.dtype]
         # What could not be read is kept beside the segment, for whoever wants to try.
         aside = os.fsencode(path) + layout.DAMAGED.encode() if keep else b""
-        target = os.fsencode(path.with_name(name))
-        seal(tail, target, dtype, self._space.dim, self._space.fingerprint, aside)
+
+        def name() -> bytes:
+            return os.fsencode(path.with_name(layout.new_id(token) + layout.SEGMENT))
+
+        seal(tail, name, dtype, self._space.dim, self._space.fingerprint, aside)
 
 
 def _pass_if_not_ours(error: OSError) -> None:

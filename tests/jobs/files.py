@@ -24,6 +24,16 @@ def png(number: int) -> bytes:
     return content.getvalue()
 
 
+def noise(folder: Path, n: int, below: int = 256, side: int = 40) -> Path:
+    """Make a folder of images "0000.png" and so on."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        pixels = rng.integers(0, below, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:04}.png")
+    return folder
+
+
 def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     """Write an archive."""
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from torch import nn
 
 from pyfeat import FeatureExtractor, FeatureStore
@@ -21,6 +20,8 @@ from pyfeat.store import read_items, verify
 from tests.small_disk import mount_small_disk, resize_disk
 from tests.store.conftest import elsewhere  # noqa: F401  a fixture
 from tests.store.power_loss import Disk, rebuild, recorded
+
+from .files import noise
 
 N = 24
 SMALL = Preprocessing(resize=36, crop=32, interpolation="bilinear")
@@ -35,12 +36,8 @@ def pooled_colours() -> FeatureExtractor:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(N):
-        path = folder / f"{i:02d}.png"
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    folder = noise(tmp_path / "photos", N)
+    for path in folder.iterdir():
         os.utime(path, (1, 1))  # long ago: a file changed just now is not remembered
     return folder
 

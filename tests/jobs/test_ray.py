@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -27,6 +26,8 @@ from pyfeat.jobs._ray import _of_the_dead, _settings, _step, run_on_ray
 from pyfeat.jobs._ray_cluster import Places, import_ray, places_of, share_of_cores
 from pyfeat.ops import Preprocessing
 from pyfeat.store import read_items, verify
+
+from .files import noise
 
 pytestmark = [
     # Ray leaves sockets and files of processes that it has ended to the garbage collector.
@@ -69,12 +70,7 @@ class Unsteady(Convolved):
 
 
 def photos(folder: Path, n: int) -> Path:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(n):
-        pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i:04d}.png")
-    return folder
+    return noise(folder, n, side=24)
 
 
 def rows_by_name(store: Path) -> dict[str, bytes]:

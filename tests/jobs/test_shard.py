@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pyfeat import FeatureStore
 from pyfeat.extract import Input
@@ -17,6 +16,7 @@ from pyfeat.jobs._share import Selected, share_of
 from pyfeat.store import read_items, verify
 
 from .conftest import pooled_colours
+from .files import noise
 
 N_SHARDS = 3
 
@@ -28,13 +28,7 @@ def run_shard(photos: str, store: str, shard: str) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(60):
-        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
+    return noise(tmp_path / "photos", 60)
 
 
 def test_shares_are_of_about_one_size() -> None:

@@ -21,6 +21,7 @@ from pyfeat.jobs._workers import devices_of
 from pyfeat.store import read_items, verify
 
 from .conftest import SMALL, pooled_colours
+from .files import noise
 
 N = 96
 
@@ -37,13 +38,7 @@ class Deadly(nn.Module):
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(N):
-        pixels = rng.integers(0, 200, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i:02}.png")
-    return folder
+    return noise(tmp_path / "photos", N, below=200)
 
 
 def workers_of(log: Path) -> list[dict[str, Any]]:
@@ -77,7 +72,7 @@ def test_killed_worker_is_named_and_its_inputs_are_done(photos: Path, tmp_path: 
 
 
 def test_input_that_kills_its_process_is_in_quarantine(photos: Path, tmp_path: Path) -> None:
-    white = photos / "50-white.png"
+    white = photos / "0050-white.png"
     Image.new("RGB", (40, 40), (255, 255, 255)).save(white)
     fx = FeatureExtractor(Deadly(), preprocessing=SMALL, device="cpu", batch_size=4)
     with pytest.warns(RuntimeWarning, match="was killed by signal 9"):

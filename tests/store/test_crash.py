@@ -21,13 +21,18 @@ import pytest
 from pyfeat import FeatureStore, Space
 from pyfeat import _core as core
 from pyfeat.errors import CorruptStoreError, StoreError, StoreWarning
-from pyfeat.store import Item, read_items, verify, write_items
+from pyfeat.store import Item, as_kept, read_items, verify, write_items
+from pyfeat.store._layout import row_bytes
 
 from .conftest import DIM, some_keys, some_rows
 
 N = 3
 HEADER = 64
 RECORD = 16 + 4 * DIM + 4
+# Rows as they are, and rows of codes behind a scale.
+BOTH_KINDS = pytest.mark.parametrize(
+    "space", [Space(DIM), Space(DIM, "int8")], ids=["float32", "int8"]
+)
 
 
 @pytest.fixture
@@ -58,25 +63,37 @@ def checked_rows(root: Path, mode: str = "a") -> list[int]:
         warnings.simplefilter("ignore", StoreWarning)
         store = FeatureStore(root, mode=mode)
         rows, intact = store.get_intact(some_keys(N))
-    np.testing.assert_array_equal(rows[intact], some_rows(N)[intact])
+    kept = as_kept(some_rows(N), store.space.dtype)
+    np.testing.assert_array_equal(rows[intact], kept[intact])
     return np.flatnonzero(intact).tolist()
 
 
+def record_bytes(space: Space) -> int:
+    return 16 + row_bytes(space) + 4
+
+
+@BOTH_KINDS
 @pytest.mark.parametrize("mode", ["a", "r"])
-def test_tail_cut_at_any_byte_keeps_every_whole_row(dead_writer: Path, mode: str) -> None:
+def test_tail_cut_at_any_byte_keeps_every_whole_row(
+    dead_writer: Path, space: Space, mode: str
+) -> None:
     content = only_file(dead_writer, ".tail").read_bytes()
-    assert len(content) == HEADER + N * RECORD
+    record = record_bytes(space)
+    assert len(content) == HEADER + N * record
     for size in range(len(content) + 1):
         copy = dead_writer.parent / "copy"
         shutil.copytree(dead_writer, copy)
         only_file(copy, ".tail").write_bytes(content[:size])
-        whole = max(0, size - HEADER) // RECORD
+        whole = max(0, size - HEADER) // record
         assert checked_rows(copy, mode) == list(range(whole)), f"cut at {size}"
         shutil.rmtree(copy)
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("mode", ["a", "r"])
-def test_flipped_byte_in_tail_costs_only_its_row(dead_writer: Path, mode: str) -> None:
+def test_flipped_byte_in_tail_costs_only_its_row(
+    dead_writer: Path, space: Space, mode: str
+) -> None:
     content = bytearray(only_file(dead_writer, ".tail").read_bytes())
     for offset in range(len(content)):
         copy = dead_writer.parent / "copy"
@@ -84,7 +101,7 @@ def test_flipped_byte_in_tail_costs_only_its_row(dead_writer: Path, mode: str) -
         content[offset] ^= 0xFF
         only_file(copy, ".tail").write_bytes(content)
         content[offset] ^= 0xFF
-        lost = [(offset - HEADER) // RECORD] if offset >= HEADER else []
+        lost = [(offset - HEADER) // record_bytes(space)] if offset >= HEADER else []
         kept = [i for i in range(N) if i not in lost]
         assert checked_rows(copy, mode) == kept, f"flipped {offset}"
         shutil.rmtree(copy)
@@ -99,6 +116,7 @@ def test_flipped_byte_in_tail_is_named_with_its_offset(dead_writer: Path) -> Non
         FeatureStore(dead_writer)
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("flip", [0x01, 0xFF])
 def test_flipped_byte_in_segment_never_gives_a_wrong_row(sealed: Path, flip: int) -> None:
     path = only_file(sealed, ".safetensors")
@@ -110,6 +128,7 @@ def test_flipped_byte_in_segment_never_gives_a_wrong_row(sealed: Path, flip: int
         checked_rows(sealed, "r")  # what it returns, it has compared
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("flip", [0x01, 0xFF])
 def test_verify_finds_every_flipped_byte_of_a_segment(sealed: Path, flip: int) -> None:
     path = only_file(sealed, ".safetensors")

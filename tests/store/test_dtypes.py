@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,13 @@ from pyfeat.errors import StoreWarning
 from pyfeat.heads import LogisticHead
 from pyfeat.ops import dequantize_rows, quantize_rows
 from pyfeat.store import _sources as at
-from pyfeat.store import as_kept, verify
+from pyfeat.store import as_kept
 from pyfeat.store._encoding import decode, encode
 
 from .conftest import some_keys
 
 DIM = 37  # fills no register evenly
 ROUNDED = ["bfloat16", "int8"]
-HEADER = 64
 
 
 def some_rows(n: int, dim: int = DIM) -> NDArray[np.float32]:
@@ -191,86 +189,18 @@ def test_a_head_learns_from_rows_of_every_dtype(tmp_path: Path, dtype: str) -> N
 
 # --- what a crash leaves ---------------------------------------------------------------------
 
-N = 3
-RECORD = 16 + 4 + 5 + 4
 
-
-def crash_rows() -> NDArray[np.float32]:
-    return some_rows(N, 5)
-
-
-@pytest.fixture
-def dead_writer(tmp_path: Path) -> Path:
-    """A store of int8 rows as a killed writer leaves it: three flushed rows in a tail."""
-    writer = FeatureStore(tmp_path / "alive", Space(5, "int8"))
-    writer.put(some_keys(N), crash_rows())
-    writer.flush()
-    shutil.copytree(tmp_path / "alive", tmp_path / "dead")
-    return tmp_path / "dead"
-
-
-def only_file(root: Path, suffix: str) -> Path:
-    (path,) = root.glob(f"spaces/*/*{suffix}")
-    return path
-
-
-def checked_rows(root: Path, mode: str) -> list[int]:
-    """Return which of the N rows are there, after checking that those are right."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", StoreWarning)
-        rows, intact = FeatureStore(root, mode=mode).get_intact(some_keys(N))
-    np.testing.assert_array_equal(rows[intact], as_kept(crash_rows(), "int8")[intact])
-    return np.flatnonzero(intact).tolist()
-
-
-@pytest.mark.parametrize("mode", ["a", "r"])
-def test_int8_tail_cut_at_any_byte_keeps_every_whole_row(dead_writer: Path, mode: str) -> None:
-    content = only_file(dead_writer, ".tail").read_bytes()
-    assert len(content) == HEADER + N * RECORD
-    for size in range(len(content) + 1):
-        copy = dead_writer.parent / "copy"
-        shutil.copytree(dead_writer, copy)
-        only_file(copy, ".tail").write_bytes(content[:size])
-        whole = max(0, size - HEADER) // RECORD
-        assert checked_rows(copy, mode) == list(range(whole)), f"cut at {size}"
-        shutil.rmtree(copy)
-
-
-@pytest.mark.parametrize("mode", ["a", "r"])
-def test_flipped_byte_in_int8_tail_costs_only_its_row(dead_writer: Path, mode: str) -> None:
-    content = bytearray(only_file(dead_writer, ".tail").read_bytes())
-    for offset in range(HEADER, len(content)):
-        copy = dead_writer.parent / "copy"
-        shutil.copytree(dead_writer, copy)
-        content[offset] ^= 0xFF
-        only_file(copy, ".tail").write_bytes(content)
-        content[offset] ^= 0xFF
-        kept = [i for i in range(N) if i != (offset - HEADER) // RECORD]
-        assert checked_rows(copy, mode) == kept, f"flipped {offset}"
-        shutil.rmtree(copy)
-
-
-def test_flipped_byte_in_int8_segment_is_found_and_never_gives_a_wrong_row(
-    dead_writer: Path,
-) -> None:
-    FeatureStore(dead_writer).close()
-    path = only_file(dead_writer, ".safetensors")
+def test_flipped_scale_costs_only_its_row(tmp_path: Path) -> None:
+    with FeatureStore(tmp_path, Space(5, "int8")) as store:
+        store.put(some_keys(3), some_rows(3, 5))
+    (path,) = tmp_path.glob("spaces/*/*.safetensors")
     content = bytearray(path.read_bytes())
-    for offset in range(len(content)):
-        content[offset] ^= 0x01
-        path.write_bytes(content)
-        content[offset] ^= 0x01
-        checked_rows(dead_writer, "r")  # what it returns, it has compared
-        assert verify(dead_writer), f"flipped {offset}"
-
-
-def test_flipped_scale_costs_only_its_row(dead_writer: Path) -> None:
-    FeatureStore(dead_writer).close()
-    path = only_file(dead_writer, ".safetensors")
-    content = bytearray(path.read_bytes())
-    content[-N * 5 - 4] ^= 1  # the last scale lies before the codes
+    content[-3 * 5 - 4] ^= 1  # the last scale lies before the codes
     path.write_bytes(content)
-    assert checked_rows(dead_writer, "r") == [0, 1]
+    with pytest.warns(StoreWarning, match="fails its checksum"):
+        rows, intact = FeatureStore(tmp_path, mode="r").get_intact(some_keys(3))
+    assert intact.tolist() == [True, True, False]
+    np.testing.assert_array_equal(rows[:2], as_kept(some_rows(3, 5), "int8")[:2])
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)

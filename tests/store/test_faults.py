@@ -101,7 +101,7 @@ def test_torn_write_leaves_as_many_bytes_as_it_was_told(tmp_path: Path) -> None:
         core.fail_operation(2, errno.EIO, 3)
         try:
             with pytest.raises(StoreError, match="cannot write"):
-                core.replace_file(bytes(tmp_path / "file"), bytes(hidden), b"content")
+                core.replace_file(lambda: b"unused", bytes(hidden), b"content")
         finally:
             core.fail_operation(0, 0)
     assert record.operations == [

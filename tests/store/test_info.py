@@ -121,7 +121,7 @@ def test_where_that_is_neither_is_refused(cats_and_dogs: FeatureStore) -> None:
 def test_head_is_fitted_on_a_view_by_where(cats_and_dogs: FeatureStore) -> None:
     from pyfeat.heads import LogisticHead
 
-    items = items_where(cats_and_dogs.path, cats_and_dogs.space, "*")
+    items = list(items_where(cats_and_dogs.path, cats_and_dogs.space, "*"))
     y = np.array([Path(i.name).parent.name for i in items])
     head = LogisticHead().fit(cats_and_dogs.view(where="*"), y)
     assert head.space_ == cats_and_dogs.space

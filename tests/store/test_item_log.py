@@ -80,6 +80,23 @@ def test_return_to_an_earlier_state_is_written(tmp_path: Path) -> None:
     assert read_items(tmp_path / "f", SPACE) == [good]
 
 
+@pytest.mark.parametrize("piece", [1, 2, 10])
+def test_return_to_what_the_list_said_at_first_is_written(tmp_path: Path, piece: int) -> None:
+    # The list said k1; k2 was written, and then k1 left out, because the list had said it.
+    write_items(tmp_path / "f", SPACE, [Item("a", b"1" * 16)])
+    log = ItemLog(tmp_path / "f", SPACE, piece)
+    for key in (b"2" * 16, b"1" * 16):
+        log.add(Item("a", key))
+    log.flush()
+    assert read_items(tmp_path / "f", SPACE) == [Item("a", b"1" * 16)]
+
+
+def test_input_that_is_given_twice_is_left_out_where_the_list_says_it(tmp_path: Path) -> None:
+    item = Item("a", b"1" * 16)
+    write_items(tmp_path / "f", SPACE, [item])
+    assert write_items(tmp_path / "f", SPACE, [item, item]) == 0
+
+
 def test_quarantine_is_what_the_latest_word_says(tmp_path: Path) -> None:
     bad = [Item(name, None, "broken") for name in NAMES]
     write_items(tmp_path / "f", SPACE, bad)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyfeat import Space
-from pyfeat.store import Memo, marks_of
+from pyfeat import FeatureStore, Space
+from pyfeat.store import Memo, _memo, compact, marks_of
+from pyfeat.store._lock import administration
 from pyfeat.store._memo import joined
 
 from .conftest import some_keys
@@ -144,3 +145,55 @@ def test_joined_marks_lie_in_order(paths: list[str]) -> None:
     whole = joined([marks_of(paths[:2]), marks_of(paths[2:])])
     np.testing.assert_array_equal(whole.names, marks_of(paths).names)
     assert len(joined([])) == 0
+
+
+RUNS = 20
+
+
+def note_again_and_again(paths: list[str], store: Path, space: Space) -> list[int]:
+    """Note files that change before each of many jobs; return the size of the memo after each."""
+    sizes = []
+    for run in range(RUNS):
+        for path in paths:
+            make_file(Path(path), mtime_ns=LONG_AGO + run)
+        with Memo(store, space) as memo:
+            memo.note(marks_of(paths), some_keys(len(paths), run))
+        segments = store.glob("spaces/*/memo/**/*.safetensors")
+        sizes.append(sum(p.stat().st_size for p in segments))
+    return sizes
+
+
+@pytest.mark.parametrize("segment_bytes", [_memo._SEGMENT_BYTES, 200])
+def test_memo_does_not_grow_with_jobs_over_files_that_change(
+    paths: list[str],
+    store: Path,
+    space: Space,
+    monkeypatch: pytest.MonkeyPatch,
+    segment_bytes: int,
+) -> None:
+    monkeypatch.setattr(_memo, "_SEGMENT_BYTES", segment_bytes)
+    FeatureStore(store, space).close()
+    sizes = note_again_and_again(paths, store, space)
+    assert max(sizes) <= _memo._MOST_SMALL * sizes[0]
+    found, known = Memo(store, space).find(marks_of(paths))
+    assert known.all()
+    np.testing.assert_array_equal(found, some_keys(5, RUNS - 1))
+
+
+def test_memo_is_not_merged_while_somebody_rearranges_the_store(
+    paths: list[str], store: Path, space: Space
+) -> None:
+    FeatureStore(store, space).close()
+    with administration(store):
+        note_again_and_again(paths, store, space)
+    assert len(list(store.glob("spaces/*/memo/**/*.safetensors"))) == RUNS
+
+
+def test_memo_is_merged_with_its_store(paths: list[str], store: Path, space: Space) -> None:
+    FeatureStore(store, space).close()
+    for key in range(2):
+        with Memo(store, space) as memo:
+            memo.note(marks_of(paths), some_keys(5, key))
+    compact(store)
+    assert len(list(store.glob("spaces/*/memo/**/*.safetensors"))) == 1
+    np.testing.assert_array_equal(Memo(store, space).find(marks_of(paths))[0], some_keys(5, 1))
