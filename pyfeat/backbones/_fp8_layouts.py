@@ -1,4 +1,4 @@
-"""Blocks of transformers that we know: where timm, torchvision and transformers keep their parts."""
+"""Blocks of transformers that are known: where their libraries keep the parts of them."""
 
 from __future__ import annotations
 
@@ -205,7 +205,9 @@ def _parts(block: nn.Module, layout: _Layout, parts: dict[str, Any]) -> BlockPar
 def _part(owner: Any, name: str) -> Any:
     """Return a part that does something, or None."""
     part = getattr(owner, name, None)
-    return part if isinstance(part, nn.Module) and next(part.parameters(), None) is not None else None
+    return (
+        part if isinstance(part, nn.Module) and next(part.parameters(), None) is not None else None
+    )
 
 
 def _is_plain(attention: nn.Module) -> bool:

@@ -73,9 +73,7 @@ def run(x: Tensor, codes: Tensor, scales: Tensor) -> None:
         return
     block = triton.next_power_of_2(max(d, 16))
     with torch.cuda.device_of(x):
-        quantize[(n,)](
-            x, codes, scales, d, x.stride(0), BLOCK=block, num_warps=warps_of(block)
-        )
+        quantize[(n,)](x, codes, scales, d, x.stride(0), BLOCK=block, num_warps=warps_of(block))
 
 
 def warps_of(block: int) -> int:
