@@ -505,3 +505,20 @@ def test_a_newer_gpu_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     assert why_not_fp8(torch.device("cuda")) is None
+
+
+def _why_no_fp8() -> str | None:
+    return why_not_fp8(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(_why_no_fp8() is not None, reason="needs a GPU that multiplies 8-bit floats")
+@pytest.mark.parametrize("kind", IMAGE_MODELS)
+def test_launches_on_a_gpu_are_recorded_and_give_true_rows(kind: str) -> None:
+    module = IMAGE_MODELS[kind]()
+    backbone = load_backbone(IMAGE_MODELS[kind](), preprocessing=SMALL, device="cuda")
+    on_gpu: Any = backbone.with_engine("torch", "fp8")
+    for n in (5, 8, 5, 1):
+        rows = on_gpu(images(n)).cpu()
+        assert cosines(rows, module(images(n))).min() > least_cosine(DEPTH)
+    assert None not in on_gpu._engine._run._records.values()
