@@ -60,7 +60,7 @@ def fp8_linear(
     Notes
     -----
     Products of two e4m3 numbers are exact in float32, and are summed in float32, by the units of a
-    GPU with fewer bits within 64 columns; scales, bias, GELU and residual follow in float32, with
+    GPU with fewer bits within 128 columns; scales, bias, GELU and residual follow in float32, with
     one rounding to `dtype` at the end.
 
     Examples
