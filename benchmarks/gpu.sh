@@ -3,8 +3,8 @@
 #
 #     [PYTHON=python3] [OUT=folder] [CASE=text] benchmarks/gpu.sh [BENCHMARK]...
 #
-# With names of benchmarks (backbones_gpu, extract_gpu, pool, ...) it measures these and skips the
-# tests; with CASE only the cases with that text in their names. Their peers compile for minutes.
+# With names of benchmarks it measures these and skips the tests; with CASE only the cases with that
+# text in their names. backbones_gpu and extract_gpu run by name only: their peers compile for minutes.
 # Wants nvcc, cmake, ninja, pybind11, pytest and hypothesis; installs and downloads nothing. Reports go
 # to benchmarks/results/, and with the log to OUT as one archive. Each part has its share of the time;
 # what does not fit is cut short, and said so at the end.
@@ -53,7 +53,7 @@ run_tests() {
 # Every benchmark with cases on a GPU, one process each: what one lacks does not stop the others.
 run_benchmarks() {
   local names name left=0 share failed=()
-  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'backbones|backbones_text|decode|extract|gather_rows|gemm|logistic|ray|store|store_growth|store_rerun') || return 1
+  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'backbones|backbones_gpu|backbones_text|decode|extract|extract_gpu|gather_rows|gemm|logistic|ray|store|store_growth|store_rerun') || return 1
   names=${*:-$names}
   left=$(wc -w <<<"$names")
   for name in $names; do
