@@ -127,8 +127,8 @@ class Fp8Block(nn.Module):
 
     Rounding costs a number 2 or 3 percent of its size, so the bias of a norm in front of a product
     is not rounded with the row: W (g n + b) + c = W (g n) + (W b + c). The product behind the
-    attention stays in bfloat16: it has one FLOP in twelve, and in 8-bit floats would take up to a
-    third of what the cosine may lose.
+    attention stays in bfloat16: it has one FLOP in twelve, and for its size it would bring more of
+    the error than the others.
 
     No number is asked of the device: the launches can be recorded.
     """
