@@ -1,4 +1,4 @@
-"""Forward passes alone, inputs in memory to rows, with every engine.
+"""Forward passes alone, inputs in memory to rows, with every engine on a CPU.
 
 The error that stands beside a speed is 1 - the smallest cosine to eager float32; 0.003 is allowed.
 EfficientNet-Lite0 has its own weights, the others random ones, the same in every process: speed
@@ -9,7 +9,6 @@ Contestants are made when they are first called: a case that is left out costs n
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -19,8 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from bench_preprocess import photo
-from bench_softmax_xent import waiting
-from device import devices
 from elsewhere import elsewhere, tuned_malloc
 from harness import Case, Contestant
 from torch import Tensor, nn
@@ -50,15 +47,9 @@ OURS = (
 Run = Callable[[], Any]
 
 
-GPU_IMAGES = {"resnet50": 256, "vit_small_patch16_224": 256, "vit_base_patch16_224": 256}
-
-
 def cases(quick: bool) -> Iterator[Case]:
-    for device in devices():
-        of_device = IMAGES if device == "cpu" else GPU_IMAGES
-        for name, n in of_device.items():
-            case = image_case if device == "cpu" else gpu_case
-            yield case(name, 16 if quick else n)
+    for name, n in IMAGES.items():
+        yield image_case(name, 16 if quick else n)
 
 
 def later(make: Callable[[], Run]) -> Run:
@@ -114,46 +105,6 @@ def image_case(name: str, n: int) -> Case:
         items=n,
         threads=threads,
         torch_threads=threads,
-    )
-
-
-def gpu_case(name: str, n: int) -> Case:
-    """Return a case whose inputs lie on the GPU, and whose rows stay there."""
-    batch = floats(n, spec_of(name)).cuda()
-
-    def own(precision: str) -> Run:
-        backbone = load_backbone(module_of(name), preprocessing=Preprocessing(), device="cuda")
-        fast = backbone.with_engine("torch", precision)
-        return waiting(lambda: fast(batch))
-
-    def peer(dtype: torch.dtype, mode: str | None) -> Run:
-        module = copy.deepcopy(module_of(name)).cuda().to(dtype)
-        module = module.to(memory_format=torch.channels_last)
-        run = module if mode is None else torch.compile(module, mode=mode)
-        given = batch.to(dtype, memory_format=torch.channels_last)
-
-        @torch.inference_mode()
-        def rows() -> Tensor:
-            return run(given).float()
-
-        return waiting(rows)
-
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return Case(
-        name=f"{name}, {n} images, cuda",
-        contestants=[
-            *(Contestant(f"pyfeat, torch {k}", later(lambda k=k: own(k)), TRUE) for k in kinds),
-            *(
-                Contestant(f"timm {way} {k}", later(lambda d=d, mode=mode: peer(d, mode)), TRUE)
-                for k, d in kinds.items()
-                for way, mode in (("eager", None), ("torch.compile max-autotune", "max-autotune"))
-            ),
-        ],
-        expected=lambda: eager(name, n)(),
-        error=lambda result, expected: cosine_gap(result.float().cpu(), expected),
-        unit="1 - smallest cosine to eager fp32",
-        items=n,
-        device="cuda",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -33,10 +33,15 @@ def shares(device: str, bytes_: int | None, flop: int | None, seconds: float) ->
         row["share_of_bytes"] = bytes_ / seconds / copy_bytes_per_second(device)
     if flop is not None:
         row["share_of_flop"] = flop / seconds / matmul_flop_per_second(device, "fp32")
-        for precision in ("tf32", "bf16"):
+        for precision in ("tf32", "bf16", *(["fp8"] if multiplies_fp8(device) else [])):
             rate = matmul_flop_per_second(device, precision)
             row[f"share_of_{precision}_flop"] = flop / seconds / rate
     return row
+
+
+def multiplies_fp8(device: str) -> bool:
+    """Return whether a device multiplies 8-bit floats."""
+    return device == "cuda" and torch.cuda.get_device_capability() >= (8, 9)
 
 
 @lru_cache
@@ -49,10 +54,17 @@ def copy_bytes_per_second(device: str, size: int = COPY_BYTES) -> float:
 
 @lru_cache
 def matmul_flop_per_second(device: str, precision: str, side: int = MATMUL_SIDE) -> float:
-    """Return FLOP a second of a square product in "fp32", "tf32" or "bf16"."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    """Return FLOP a second of a square product in "fp32", "tf32", "bf16" or "fp8" (e4m3)."""
+    dtypes = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+    dtype = dtypes.get(precision, torch.float32)
     # Random numbers: on zeros a GPU draws less power and clocks higher.
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    if precision == "fp8":
+        one = torch.ones((), device=device)
+        product = partial(
+            torch._scaled_mm, a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16
+        )
+        return 2 * side**3 / _fastest(product, device)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # On a machine with a CUDA GPU: builds in place, tests, and measures every op, in less than 9 minutes.
 #
-#     [PYTHON=python3] [OUT=folder] benchmarks/gpu.sh
+#     [PYTHON=python3] [OUT=folder] [CASE=text] benchmarks/gpu.sh [BENCHMARK]...
 #
+# With names of benchmarks it measures these and skips the tests; with CASE only the cases with that
+# text in their names. backbones_gpu and extract_gpu run by name only: their peers compile for minutes.
 # Wants nvcc, cmake, ninja, pybind11, pytest and hypothesis; installs and downloads nothing. Reports go
 # to benchmarks/results/, and with the log to OUT as one archive. Each part has its share of the time;
 # what does not fit is cut short, and said so at the end.
@@ -45,13 +47,14 @@ run_tests() {
   local parallel=()
   if "$PYTHON" -c 'import xdist' 2>/dev/null; then parallel=(-n 8); fi
   PYFEAT_REQUIRE=cpp,cuda,triton timeout "$TESTS" \
-    "$PYTHON" -m pytest -q -m "not slow" "${parallel[@]}" tests/ops tests/cpp
+    "$PYTHON" -m pytest -q -m "not slow" "${parallel[@]}" tests/ops tests/cpp tests/backbones/test_fp8.py
 }
 
 # Every benchmark with cases on a GPU, one process each: what one lacks does not stop the others.
 run_benchmarks() {
   local names name left=0 share failed=()
-  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'backbones_text|decode|extract|gather_rows|gemm|logistic|ray|store|store_growth|store_rerun') || return 1
+  names=$("$PYTHON" benchmarks/run.py --list | grep -vxE 'backbones|backbones_gpu|backbones_text|decode|extract|extract_gpu|gather_rows|gemm|logistic|ray|store|store_growth|store_rerun') || return 1
+  names=${*:-$names}
   left=$(wc -w <<<"$names")
   for name in $names; do
     share=$(((TOTAL - SECONDS) / left))
@@ -61,7 +64,7 @@ run_benchmarks() {
       continue
     fi
     timeout "$share" "$PYTHON" benchmarks/run.py "$name" --device cuda --rounds 15 \
-      --seconds "$((share - STOP))" || failed+=("$name: status $?")
+      --seconds "$((share - STOP))" ${CASE:+--case "$CASE"} || failed+=("$name: status $?")
   done
   ((${#failed[@]} == 0)) || {
     printf 'gpu.sh: not measured, or wrong: %s\n' "${failed[@]}" >&2
@@ -73,12 +76,14 @@ main() {
   local status=0
   build || fail "the build failed"
   echo "gpu.sh: built after $SECONDS s"
-  run_tests || {
-    echo "gpu.sh: tests failed, or took more than $TESTS s" >&2
-    status=1
-  }
-  echo "gpu.sh: tested after $SECONDS s"
-  run_benchmarks || status=1
+  if (($# == 0)); then
+    run_tests || {
+      echo "gpu.sh: tests failed, or took more than $TESTS s" >&2
+      status=1
+    }
+    echo "gpu.sh: tested after $SECONDS s"
+  fi
+  run_benchmarks "$@" || status=1
   echo "gpu.sh: done after $SECONDS s, status $status"
   return "$status"
 }
@@ -86,7 +91,7 @@ main() {
 check_machine
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 log=$(mktemp)
-main 2>&1 | tee "$log"
+main "$@" 2>&1 | tee "$log"
 status=$?
 if [ -n "${OUT:-}" ]; then
   mkdir -p "$OUT"

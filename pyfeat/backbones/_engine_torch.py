@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from pyfeat.backbones._cuda_graphs import CudaGraphs, fill_up
+from pyfeat.backbones._fp8 import put_fp8_into, why_not_fp8
 from pyfeat.backbones._freeze import chunk_of
 from pyfeat.backbones._modality import normalised
 from pyfeat.backbones._precision import exact_float32
 from pyfeat.ops._preprocess_spec import Preprocessing
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What a precision's activations are; of fp8 those outside the products.
+_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.bfloat16,
+}
 
 
 class TorchEngine:
@@ -25,7 +32,8 @@ class TorchEngine:
     -----
     A chunk is so small that glibc keeps the memory of its activations (see `_freeze`). On a GPU the
     launches of a batch are recorded once for each size (see `CudaGraphs`), and bfloat16 and
-    float16 weights of convolutions are channels-last.
+    float16 weights of convolutions are channels-last. In fp8 the products of transformers run in
+    8-bit floats (see `_fp8`), and the rest in bfloat16.
     """
 
     def __init__(
@@ -45,6 +53,9 @@ class TorchEngine:
         self._dtype = _DTYPES[precision]
         self._device = where
         self._module = module if precision == "fp32" else _cast(module, self._dtype)
+        if precision == "fp8":
+            backend = "triton" if on_gpu else "reference"
+            self._module = put_fp8_into(self._module, module, example, backend)
         with self._widened():
             self.chunk = None if on_gpu else chunk_of(self._module, self._cast(example))
         self._run = CudaGraphs(self._forward) if on_gpu else self._forward
@@ -56,7 +67,7 @@ class TorchEngine:
             return f"it has {', '.join(_DTYPES)}"
         if precision == "fp16" and where.type == "cpu":
             return "float16 is for GPUs"
-        return None
+        return why_not_fp8(where) if precision == "fp8" else None
 
     def keep(self) -> None:
         """Keep nothing: the weights are all."""

@@ -26,7 +26,7 @@ _MAX_CHUNK = 4
 _MAX_CHUNK_OF_TEXTS = 8
 
 # What the code of a module raises for inputs that it was not made for.
-_FORWARD_ERRORS = (
+FORWARD_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -221,7 +221,7 @@ def probe(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
     """
     try:
         return module(*example)
-    except _FORWARD_ERRORS as error:
+    except FORWARD_ERRORS as error:
         shape = tuple(example[0].shape)
         raise ValueError(
             f"backbone must take a batch of shape {shape}, got {type(error).__name__}: {error}"

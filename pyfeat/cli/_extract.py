@@ -60,7 +60,7 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     engine: Annotated[
         str, typer.Option(help="torch, openvino, onnxruntime; auto: the fastest that is true.")
     ] = "torch",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, fp8 or auto.")] = "fp32",
     min_cosine: Annotated[
         float, typer.Option(help="Smallest cosine to float32 that auto accepts, over a sample.")
     ] = 0.995,

@@ -29,7 +29,7 @@ def _plan(
         typer.Option(help="Name of a backbone; give the option again for each to compare."),
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, bf16, fp16 or int8; may be given again.")
+        list[str] | None, typer.Option(help="fp32, bf16, fp16, int8 or fp8; may be given again.")
     ] = None,
     engine: Annotated[str, typer.Option(help="torch, openvino or onnxruntime.")] = "torch",
     dtype: Annotated[str, typer.Option(help="Type of the stored numbers.")] = "float32",

@@ -51,9 +51,10 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         What runs the network. "auto" measures all of them on a sample of the inputs, and takes the
         fastest that is true enough. The choice is part of the space; once made it is kept, in a
         pickle too, until `fit` is called again. A clone chooses anew.
-    precision : {"fp32", "bf16", "fp16", "int8", "auto"}, default="fp32"
+    precision : {"fp32", "bf16", "fp16", "int8", "fp8", "auto"}, default="fp32"
         Numbers the network computes with; "auto" as for `engine`. "int8" is calibrated on a sample
         of the inputs, and goes on with the network of the store's rows (see `Backbone.keep`).
+        "fp8" is for transformers on a GPU (docs/backbones.md).
     min_cosine : float, default=0.995
         What "auto" accepts: the smallest cosine over the sample between a row and that of torch in
         float32.

@@ -20,7 +20,7 @@ from pyfeat.jobs._predict import extractor_of
 from pyfeat.store import FeatureStore, read_golden, sample_items
 
 # Unit roundoff of the numbers that a network computes with.
-_ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-8}
+_ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-8, "fp8": 2.0**-8}
 # The roundings of about 100 layers add up like a random walk, to 10 of one; with room.
 _LAYERS = 64
 # In float32 the sums round as the numbers do: over 4096 products a random walk again. Narrow
@@ -140,11 +140,12 @@ def recompute(
     Rows of one space from two machines agree to rounding, not to the bit. The distance
     |a - b| / |a| of two rows is taken for rounding up to 64 u, where u is the unit roundoff of the
     network's precision (fp32 2^-24, fp16 2^-11, bf16 2^-8; int8, whose codes are 1/254 of the
-    largest apart from what they stand for, 2^-8): the roundings of a hundred layers add up to ten
+    largest apart from what they stand for, 2^-8; fp8, 2^-8 too: where sums round another way a few
+    codes move, by 2^-3 of what they stand for): the roundings of a hundred layers add up to ten
     of one, with room. In float32, where sums of thousands of products round as well, it is 64 times
     that, 2.4e-4. To it comes what the dtype of the store rounds off: 2^-11 for float16, 2^-8 for
     bfloat16, half a step of the codes for int8. The same network with another filter or crop is
-    beyond that in float32; in bf16 and int8 only a larger difference is seen.
+    beyond that in float32; in bf16, int8 and fp8 only a larger difference is seen.
     """
     if n < 0:
         raise ValueError(f"n must not be negative, got {n}")

@@ -7,48 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyfeat.ops._check import as_tensor, why_not_triton
+from pyfeat.ops._check import why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
-from pyfeat.ops._layernorm_quantize import FP8, to_fp8
+from pyfeat.ops._quantize_fp8 import FP8
 from pyfeat.ops._quantize_rows_out import FLOATS, Quantized
 
 LEAST_FP8 = (8, 9)  # compute capability from which on GPUs multiply e4m3 numbers
-
-
-def quantize_fp8(rows: Any) -> Quantized:
-    """Round rows to 8-bit floats (e4m3) with a scale for each: the weight of `fp8_linear`.
-
-    Parameters
-    ----------
-    rows : ndarray or Tensor of shape (n, d), float32, float16 or bfloat16
-        Not changed. d is at least 1.
-
-    Returns
-    -------
-    quantized : Quantized
-        `rows`, a Tensor (n, d) of float8_e4m3fn, and `scales`, a Tensor (n,) of float32. Rows of
-        zeros, and those that are not finite, become what they become by `layernorm_quantize`.
-
-    Raises
-    ------
-    TypeError
-        If `rows` is neither array nor tensor or holds another type.
-    ValueError
-        If `rows` has another shape.
-
-    Examples
-    --------
-    >>> quantized = quantize_fp8(torch.tensor([[1.0, -3.0]]))
-    >>> (quantized.rows.float() * quantized.scales[:, None]).tolist()
-    [[0.9642857313156128, -3.0]]
-    """
-    tensor = as_tensor(rows, "rows")
-    if tensor.dtype not in FLOATS:
-        names = ", ".join(str(a).removeprefix("torch.") for a in FLOATS)
-        raise TypeError(f"rows must hold one of {names}, got {tensor.dtype}")
-    if tensor.ndim != 2 or tensor.shape[1] == 0:
-        raise ValueError(f"rows must have shape (n, d), d at least 1, got {tuple(tensor.shape)}")
-    return to_fp8(tensor.float())
 
 
 def fp8_linear(
@@ -96,11 +60,12 @@ def fp8_linear(
     Notes
     -----
     Products of two e4m3 numbers are exact in float32, and are summed in float32, by the units of a
-    GPU with fewer bits within 64 columns; scales, bias, GELU and residual follow in float32, with
+    GPU with fewer bits within 128 columns; scales, bias, GELU and residual follow in float32, with
     one rounding to `dtype` at the end.
 
     Examples
     --------
+    >>> from pyfeat.ops import quantize_fp8
     >>> x, weight = quantize_fp8(torch.ones(2, 8)), quantize_fp8(torch.eye(8)[:3])
     >>> fp8_linear(x, weight).tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]

@@ -9,13 +9,8 @@ from torch import Tensor
 
 from pyfeat.ops._check import as_tensor, why_not_triton
 from pyfeat.ops._dispatch import Backend, choose, never_refuses
+from pyfeat.ops._quantize_fp8 import FP8, to_fp8, why_too_wide
 from pyfeat.ops._quantize_rows_out import FLOATS, Quantized
-
-FP8 = torch.float8_e4m3fn
-LARGEST_FP8 = 448.0
-# Below it 448 / max |y| would be infinite.
-SMALLEST_FP8_ROW = LARGEST_FP8 * 2.0**-126
-WIDEST = 8192  # numbers of a row that one program keeps in registers
 
 
 def layernorm_quantize(
@@ -98,19 +93,6 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Quantized
     return to_fp8(centred * (variance + eps).rsqrt() * weight.float() + bias.float())
 
 
-def to_fp8(y: Tensor) -> Quantized:
-    """Return rows of float32 (n, d), d at least 1, as e4m3 with a scale each."""
-    most = y.abs().amax(dim=1)  # NaN where one is
-    finite = most < torch.inf
-    counts = finite & (most >= SMALLEST_FP8_ROW)
-    safe = torch.where(counts, most, LARGEST_FP8)
-    scales = torch.where(finite, torch.where(counts, safe / LARGEST_FP8, 0.0), torch.nan)
-    scaled = y * (LARGEST_FP8 / safe)[:, None]
-    # The product may round up to beyond the largest, which is NaN in this type.
-    codes = torch.where(counts[:, None], scaled, 0.0).clamp(-LARGEST_FP8, LARGEST_FP8)
-    return Quantized(codes.to(FP8), scales)
-
-
 def _triton(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Quantized:
     from pyfeat.ops._triton.layernorm_quantize import run
 
@@ -122,9 +104,7 @@ def _triton(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Quantized:
 
 
 def _triton_refuses(x: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> str | None:
-    if x.ndim == 2 and x.shape[1] > WIDEST:
-        return f"it takes rows of at most {WIDEST} numbers"
-    return why_not_triton(x=x, weight=weight, bias=bias)
+    return why_too_wide(x) or why_not_triton(x=x, weight=weight, bias=bias)
 
 
 BACKENDS = (

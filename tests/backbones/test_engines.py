@@ -188,8 +188,9 @@ def test_bytes_are_normalised_as_preprocess_does() -> None:
 @pytest.mark.parametrize(
     ("engine", "precision", "device", "why"),
     [
-        ("torch", "int8", "cpu", "it has fp32, bf16, fp16"),
+        ("torch", "int8", "cpu", "it has fp32, bf16, fp16, fp8"),
         ("torch", "fp16", "cpu", "float16 is for GPUs"),
+        ("torch", "fp8", "cpu", "8-bit floats are for GPUs"),
         ("openvino", "fp32", "cuda", "it is for CPUs"),
         ("openvino", "fp8", "cpu", "it has fp32, bf16, int8"),
         ("onnxruntime", "fp32", "cuda", "it is for CPUs"),

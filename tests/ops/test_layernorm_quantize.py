@@ -9,7 +9,7 @@ from torch import nn
 
 from pyfeat.errors import BackendError
 from pyfeat.ops import layernorm_quantize
-from pyfeat.ops._layernorm_quantize import WIDEST
+from pyfeat.ops._quantize_fp8 import WIDEST
 
 from .conftest import skip_or_fail, why_not_here
 

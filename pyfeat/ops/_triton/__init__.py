@@ -24,6 +24,9 @@ class Kernel(NamedTuple):
         `num_warps` and `num_stages` of the launch.
     least : int
         Compute capability that it needs, times 10.
+    aligned : bool
+        Whether it is launched only where addresses and integers are multiples of 16, which Triton
+        sees.
     """
 
     function: Any
@@ -32,3 +35,4 @@ class Kernel(NamedTuple):
     warps: int = 4
     stages: int = 2
     least: int = 80
+    aligned: bool = False

@@ -11,7 +11,10 @@ from pyfeat.ops._quantize_rows_out import Quantized
 from pyfeat.ops._triton import Kernel
 from pyfeat.ops._triton.quantize_rows import _bfloat16
 
-BLOCK_N, BLOCK_M, BLOCK_K = 128, 64, 64
+# Sides of a tile: rows, columns and depth of a step. A large one reads half as much for its FLOP; a
+# small one leaves fewer units of a GPU idle where there are few tiles.
+SMALL, LARGE = (128, 64, 64), (128, 128, 128)
+ENOUGH_TILES = 256
 WARPS, STAGES = 8, 3
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
@@ -35,9 +38,11 @@ def multiply(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    # Neighbours share rows of x, of which there are many: the weight stays in the cache.
+    tile, columns = tl.program_id(0), tl.cdiv(m, BLOCK_M)
+    row = (tile // columns).to(tl.int64) * BLOCK_N
+    column = (tile % columns).to(tl.int64) * BLOCK_M
     # Wide numbers for the corner of a tile only: offsets within it fit in 32 bits.
-    row = tl.program_id(0).to(tl.int64) * BLOCK_N
-    column = tl.program_id(1).to(tl.int64) * BLOCK_M
     down, across = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_M)
     depth = tl.arange(0, BLOCK_K)
     n_here, m_here = (n - row).to(tl.int32), (m - column).to(tl.int32)
@@ -76,6 +81,7 @@ def run(
     gelu: bool,
     residual: Tensor | None,
     out: Tensor,
+    tile: tuple[int, int, int] | None = None,
 ) -> None:
     """Fill `out` (n, m).
 
@@ -87,12 +93,16 @@ def run(
     gelu : bool
     residual : Tensor of shape (n, m), contiguous, of the type of `out`, or None
     out : Tensor of shape (n, m), contiguous
+    tile : triple of int, optional
+        By default what the shape of `out` suggests.
     """
     n, m = out.shape
     if n == 0 or m == 0:
         return
+    aligned = x.rows.shape[1] % 16 == x.rows.data_ptr() % 16 == weight.rows.data_ptr() % 16 == 0
+    rows, columns, depth = tile or tile_of(n, m, aligned)
     with torch.cuda.device_of(out):
-        multiply[(triton.cdiv(n, BLOCK_N), triton.cdiv(m, BLOCK_M))](
+        multiply[(triton.cdiv(n, rows) * triton.cdiv(m, columns),)](
             x.rows,
             x.scales,
             weight.rows,
@@ -106,15 +116,23 @@ def run(
             BIAS=bias is not None,
             GELU=gelu,
             RESIDUAL=residual is not None,
-            BLOCK_N=BLOCK_N,
-            BLOCK_M=BLOCK_M,
-            BLOCK_K=BLOCK_K,
+            BLOCK_N=rows,
+            BLOCK_M=columns,
+            BLOCK_K=depth,
             num_warps=WARPS,
             num_stages=STAGES,
         )
 
 
-def _kernel(dtype: torch.dtype, bias: bool, gelu: bool, residual: bool) -> Kernel:
+def tile_of(n: int, m: int, aligned: bool) -> tuple[int, int, int]:
+    """Return the tile for a result (n, m); other rows than aligned ones take registers."""
+    large = triton.cdiv(n, LARGE[0]) * triton.cdiv(m, LARGE[1])
+    return LARGE if aligned and large >= ENOUGH_TILES else SMALL
+
+
+def _kernel(
+    dtype: torch.dtype, bias: bool, gelu: bool, residual: bool, tile: tuple[int, int, int] = SMALL
+) -> Kernel:
     signature = {
         "x": "*fp8e4nv",
         "x_scales": "*fp32",
@@ -131,11 +149,11 @@ def _kernel(dtype: torch.dtype, bias: bool, gelu: bool, residual: bool) -> Kerne
         "BIAS": bias,
         "GELU": gelu,
         "RESIDUAL": residual,
-        "BLOCK_N": BLOCK_N,
-        "BLOCK_M": BLOCK_M,
-        "BLOCK_K": BLOCK_K,
+        "BLOCK_N": tile[0],
+        "BLOCK_M": tile[1],
+        "BLOCK_K": tile[2],
     }
-    return Kernel(multiply, signature, constants, WARPS, STAGES, least=90)
+    return Kernel(multiply, signature, constants, WARPS, STAGES, 90, aligned=tile is LARGE)
 
 
 KERNELS = (
@@ -144,4 +162,8 @@ KERNELS = (
     _kernel(torch.bfloat16, True, False, True),
     _kernel(torch.float16, False, True, True),
     _kernel(torch.float32, False, False, False),
+    _kernel(torch.bfloat16, True, False, False, LARGE),
+    _kernel(torch.bfloat16, True, True, False, LARGE),
+    _kernel(torch.bfloat16, True, False, True, LARGE),
+    _kernel(torch.float32, False, False, False, LARGE),
 )

@@ -8,23 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pyfeat.ops._triton import Kernel
-
-TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-
-
-@triton.jit
-def _e4m3(v):
-    # Nearest, ties to even, by hand: the same code on GPUs without the type and in the interpreter.
-    bits = tl.abs(v).to(tl.int32, bitcast=True)
-    # From 2^-6 on: three bits of the fraction are kept, and the exponent's bias is 7, not 127.
-    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - 960
-    # Below: multiples of 2^-9. Adding 2^23 rounds to an integer, nearest, ties to even.
-    steps = tl.abs(v) * 512.0 + 8388608.0
-    subnormal = steps.to(tl.int32, bitcast=True) & 0xF
-    code = tl.where(bits >= 0x3C800000, normal, subnormal)
-    code = tl.where(code > 0x7E, 0x7E, code)  # 448, the largest
-    sign = (v.to(tl.int32, bitcast=True) >> 24) & 0x80
-    return (code | sign).to(tl.uint8)
+from pyfeat.ops._triton.quantize_fp8 import TYPES, store_codes, warps_of
 
 
 @triton.jit
@@ -49,15 +33,7 @@ def normalise_and_quantize(
     gain = tl.load(weight + at, mask=inside, other=0.0)
     shift = tl.load(bias + at, mask=inside, other=0.0)
     y = centred * (1.0 / tl.sqrt_rn(variance + eps)) * gain + shift
-    size = tl.abs(y)
-    finite = tl.max(tl.where(size < float("inf"), 0, 1), 0) == 0  # NaN is not below, either
-    most = tl.max(tl.where(size < float("inf"), size, 0.0), 0)
-    counts = finite & (most >= 448.0 * 1.1754943508222875e-38)
-    safe = tl.where(counts, most, 448.0)
-    scale = tl.where(finite, tl.where(counts, tl.div_rn(safe, 448.0), 0.0), float("nan"))
-    tl.store(scales + row, scale)
-    scaled = tl.where(counts, y * tl.div_rn(448.0, safe), 0.0)
-    tl.store(codes + row * d + at, _e4m3(scaled), mask=inside)
+    store_codes(y, codes + row * d + at, scales + row, inside)
 
 
 def run(x: Tensor, weight: Tensor, bias: Tensor, eps: float, codes: Tensor, scales: Tensor) -> None:
@@ -90,11 +66,6 @@ def run(x: Tensor, weight: Tensor, bias: Tensor, eps: float, codes: Tensor, scal
             BLOCK=block,
             num_warps=warps_of(block),
         )
-
-
-def warps_of(block: int) -> int:
-    """Return how many warps share a row: at most 16 numbers a thread."""
-    return min(max(block // 512, 1), 16)
 
 
 KERNELS = tuple(
