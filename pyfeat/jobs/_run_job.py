@@ -20,7 +20,7 @@ from pyfeat.jobs._golden import keep_golden
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
 from pyfeat.jobs._ray import run_on_ray
-from pyfeat.jobs._report import Report, listeners_of, reporting
+from pyfeat.jobs._report import Listeners, Report, reporting
 from pyfeat.jobs._settle import Notes, Settled, settle
 from pyfeat.jobs._share import Selected, chosen_inputs
 from pyfeat.jobs._stop import Stop, stoppable
@@ -39,6 +39,7 @@ def run_job(
     store: str | os.PathLike[str],
     extractor: FeatureExtractor,
     options: Options,
+    listeners: Listeners,
     progress: Progress = False,
     keep: Keep | None = None,
 ) -> ExtractSummary:
@@ -50,6 +51,8 @@ def run_job(
     store : path-like
     extractor : FeatureExtractor
     options : Options
+    listeners : Listeners
+        Who is told; of an error by the caller.
     progress : bool or callable, default=False
     keep : callable, optional
         Gets the position of each input among those that were chosen, and what became of it.
@@ -66,33 +69,32 @@ def run_job(
         FeatureStore.spaces(store)  # raises where none is: nothing can have failed there
     # With the store, whose rows decide where an engine is to be chosen.
     extractor = copy(extractor).set_params(store=store)
-    with listeners_of(options) as listeners:
-        sample = _sample(inputs)
-        backbone = extractor.get_backbone(sample)
-        measured = extractor.measure_fidelity(sample) if options.fidelity else extractor.fidelity_
-        space = extractor.space_
-        with FeatureStore(store, space) as open_store, Memo(store, space) as memo:
-            chosen = chosen_inputs(inputs, options, store, space)
-            settled = settle(chosen, open_store, memo, rehash=options.rehash)
-            rest = Selected(chosen, settled.rest) if len(settled.hits) else chosen
-            job = Job(rest, open_store, extractor, backbone, options)
-            # Opened after the other one, which has sealed what dead writers left.
-            earlier = FeatureStore(store, space, mode="r")
-            account = Account(len(chosen), ItemLog(store, space), earlier)
-            account.add_hits(len(settled.hits))
-            running = time.perf_counter()
-            facts = {"store": str(Path(store)), "space": space.fingerprint, **job.origin()}
-            with reporting(account, job.times, listeners, progress, facts) as report:
-                job.tell = report.tell
-                _keep_hits(chosen, settled, keep)
-                notes = Notes(settled, memo)
-                stop = _do(job, account, report, notes, _of_rest(settled, keep))
-            if keep is None and account.computed and stop.signal is None:
-                keep_golden(store, space, backbone, job.run_options)
-        now = time.perf_counter()
-        summary = _summary(job, account, measured, (now - began, now - running))
-        end = "end" if stop.signal is None else "interrupted"
-        report.tell(end, {**summary.to_dict(), **report.state()})
+    sample = _sample(inputs)
+    backbone = extractor.get_backbone(sample)
+    measured = extractor.measure_fidelity(sample) if options.fidelity else extractor.fidelity_
+    space = extractor.space_
+    with FeatureStore(store, space) as open_store, Memo(store, space) as memo:
+        chosen = chosen_inputs(inputs, options, store, space)
+        settled = settle(chosen, open_store, memo, rehash=options.rehash)
+        rest = Selected(chosen, settled.rest) if len(settled.hits) else chosen
+        job = Job(rest, open_store, extractor, backbone, options)
+        # Opened after the other one, which has sealed what dead writers left.
+        earlier = FeatureStore(store, space, mode="r")
+        account = Account(len(chosen), ItemLog(store, space), earlier)
+        account.add_hits(len(settled.hits))
+        running = time.perf_counter()
+        facts = {"store": str(Path(store)), "space": space.fingerprint, **job.origin()}
+        with reporting(account, job.times, listeners, progress, facts) as report:
+            job.tell = report.tell
+            _keep_hits(chosen, settled, keep)
+            notes = Notes(settled, memo)
+            stop = _do(job, account, report, notes, _of_rest(settled, keep))
+        if keep is None and account.computed and stop.signal is None:
+            keep_golden(store, space, backbone, job.run_options)
+    now = time.perf_counter()
+    summary = _summary(job, account, measured, (now - began, now - running))
+    end = "end" if stop.signal is None else "interrupted"
+    report.tell(end, {**summary.to_dict(), **report.state()})
     if stop.signal is not None:
         raise JobInterrupted(summary, stop.signal)
     return summary

@@ -162,3 +162,11 @@ def test_second_signal_ends_a_command_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "2\n")
+
+
+def test_wrong_usage_of_the_command_is_in_the_log(tmp_path: Path, run: Run) -> None:
+    log = tmp_path / "log"
+    result = run("extract", tmp_path / "no", "--store", tmp_path / "f", "--log-json", log)
+    (last,) = map(json.loads, log.read_text().splitlines())
+    assert (result.exit_code, last["event"]) == (2, "error")
+    assert "no such file or folder" in last["error"]
