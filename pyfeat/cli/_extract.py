@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyfeat._signals import exit_code_of
 from pyfeat.cli._app import (
     OK,
     QUARANTINED,
@@ -195,7 +196,7 @@ def _interrupted(stopped: JobInterrupted, json_out: bool) -> int:
         f"{s.store}; go on with: {again}",
         err=True,
     )
-    code = 128 + stopped.signal
+    code = exit_code_of(stopped)
     if json_out:
         print_json({**s.to_dict(), "exit_code": code})
     return code

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pyfeat._signals import Terminated, terminate
+
 _ends_process = False
 
 
@@ -25,7 +27,7 @@ class Stop:
         elif _ends_process:
             os._exit(128 + number)
         else:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def second_signal_ends_process() -> None:
@@ -44,11 +46,11 @@ def stoppable() -> Iterator[Stop]:
     kept: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         usual: dict[int, Any] = {
-            signal.SIGINT: signal.default_int_handler,
-            signal.SIGTERM: signal.SIG_DFL,
+            signal.SIGINT: (signal.default_int_handler,),
+            signal.SIGTERM: (signal.SIG_DFL, terminate),
         }
-        for number, handler in usual.items():
-            if signal.getsignal(number) is handler:
+        for number, handlers in usual.items():
+            if signal.getsignal(number) in handlers:
                 kept[number] = signal.signal(number, stop)
     try:
         yield stop
