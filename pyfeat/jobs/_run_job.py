@@ -23,7 +23,7 @@ from pyfeat.jobs._ray import run_on_ray
 from pyfeat.jobs._report import Listeners, Report, reporting
 from pyfeat.jobs._settle import Notes, Settled, settle
 from pyfeat.jobs._share import Selected, chosen_inputs
-from pyfeat.jobs._stop import Stop, stoppable
+from pyfeat.jobs._stop import stoppable
 from pyfeat.jobs._summary import ExtractSummary, JobInterrupted
 from pyfeat.jobs._workers import Workers, devices_of
 from pyfeat.store import FeatureStore, Item, ItemLog, Memo
@@ -88,15 +88,15 @@ def run_job(
             job.tell = report.tell
             _keep_hits(chosen, settled, keep)
             notes = Notes(settled, memo)
-            stop = _do(job, account, report, notes, _of_rest(settled, keep))
-        if keep is None and account.computed and stop.signal is None:
+            _do(job, account, report, notes, _of_rest(settled, keep))
+        if keep is None and account.computed and job.stop.signal is None:
             keep_golden(store, space, backbone, job.run_options)
     now = time.perf_counter()
     summary = _summary(job, account, measured, (now - began, now - running))
-    end = "end" if stop.signal is None else "interrupted"
+    end = "end" if job.stop.signal is None else "interrupted"
     report.tell(end, {**summary.to_dict(), **report.state()})
-    if stop.signal is not None:
-        raise JobInterrupted(summary, stop.signal)
+    if job.stop.signal is not None:
+        raise JobInterrupted(summary, job.stop.signal)
     return summary
 
 
@@ -113,10 +113,10 @@ def _of_rest(settled: Settled, keep: Keep | None) -> Keep | None:
     return lambda position, item: keep(int(settled.rest[position]), item)
 
 
-def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | None) -> Stop:
+def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | None) -> None:
     """Go through the inputs until they are done, or a signal comes."""
     try:
-        with stoppable() as stop, closing(_outcomes(job)) as outcomes:
+        with stoppable() as job.stop, closing(_outcomes(job)) as outcomes:
             for o in outcomes:
                 name = job.inputs[o.position].name
                 account.add(name, o)
@@ -128,13 +128,12 @@ def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | N
                 if keep is not None:
                     keep(o.position, Item(name, o.key, o.reason or None))
                 report.advance()
-                if stop.signal is not None:
+                if job.stop.signal is not None:
                     break
     finally:
         account.close()
         notes.write()
         close_sources()
-    return stop
 
 
 def _outcomes(job: Job) -> Generator[Outcome, None, None]:

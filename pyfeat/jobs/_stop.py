@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Pipe
 from typing import Any
 
 from pyfeat._signals import Terminated, terminate
@@ -15,15 +16,24 @@ _ends_process = False
 
 
 class Stop:
-    """Whether a job was asked to stop, and by which signal."""
+    """Whether a job was asked to stop, and by which signal.
+
+    Attributes
+    ----------
+    signal : int or None
+    wakes : Connection
+        Can be read once it was asked: for those who wait for something else, too.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.wakes, self._end = Pipe(duplex=False)
 
     def __call__(self, number: int, _frame: Any = None) -> None:
         """Take note of the first signal; the second one ends it at once."""
         if self.signal is None:
             self.signal = number
+            self._end.send_bytes(b"stop")
         elif _ends_process:
             os._exit(128 + number)
         else:

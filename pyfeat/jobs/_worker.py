@@ -1,6 +1,6 @@
 """A process that computes rows for a job: inputs come through a pipe, outcomes go back.
 
-What it gets: first the settings of its extractor, then ("items", [(position, Input), ...]),
+What it gets: first, as bytes, the settings of its extractor and how many threads torch has, then ("items", [(position, Input), ...]),
 ("end",) after the last of a session, ("stop",) to leave what is not computed yet. What it sends:
 ("ready", fingerprint), ("want",) for more, ("outcomes", [Outcome, ...], Times), ("idle",) after a
 session, and ("error", exception). A closed pipe means that its parent is gone, or needs it no more.
@@ -8,6 +8,7 @@ session, and ("error", exception). A closed pipe means that its parent is gone, 
 
 from __future__ import annotations
 
+import pickle
 import queue
 import threading
 import time
@@ -17,6 +18,8 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
+
+import torch
 
 from pyfeat.errors import BackendError, StoreError
 from pyfeat.extract import FeatureExtractor, Input, Outcome, RunOptions, Times, run
@@ -109,15 +112,16 @@ def main(descriptor: int) -> None:
     leave_signals()
     connection = Connection(descriptor)
     try:
-        settings = _settings(connection)
+        settings, threads = _settings(connection)
+        torch.set_num_threads(threads)
         _serve(Link(connection), settings)
     except ERRORS as error:  # the parent raises it; of a defect it sees the exit code
         send_error(connection, error)
 
 
-def _settings(connection: Connection) -> dict[str, Any]:
+def _settings(connection: Connection) -> tuple[dict[str, Any], int]:
     try:
-        settings: dict[str, Any] = connection.recv()
+        settings: tuple[dict[str, Any], int] = pickle.loads(connection.recv_bytes())
     except (AttributeError, ImportError) as error:
         raise TypeError(
             f"backbone must be a name, or of a class that can be imported, to have workers: {error}"
