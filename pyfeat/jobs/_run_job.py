@@ -186,5 +186,5 @@ def _choice(extractor: FeatureExtractor, engine: str, precision: str) -> str | N
     if "auto" not in (extractor.engine, extractor.precision):
         return None
     if extractor.fidelity_ is None:
-        return f"{engine} {precision}: what computed the rows that the store held"
+        return f"{engine} {precision}: what was chosen for the store before"
     return extractor.fidelity_.reason()
