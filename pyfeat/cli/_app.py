@@ -69,8 +69,9 @@ app = typer.Typer(
     help="Images, texts and recordings to features to predictions: frozen backbones, a crash-safe "
     "store, light heads.",
     epilog="Exit codes: 0 done, 3 some inputs could not be read (listed with reason), "
-    "2 wrong usage, 1 error, 130 Ctrl-C, 143 SIGTERM. PYFEAT_NUM_THREADS limits the threads that decode, "
-    "compute and read rows (default: the cores there are); torch's own obey OMP_NUM_THREADS.",
+    "2 wrong usage, 1 error, 130 Ctrl-C, 143 SIGTERM. PYFEAT_NUM_THREADS limits the threads that "
+    "decode, compute and read rows (default: the cores there are); torch's own obey "
+    "OMP_NUM_THREADS.",
 )
 
 

@@ -73,7 +73,8 @@ def on_engine(
     CorruptStoreError
         If the record of a choice is damaged.
     OSError
-        If the record cannot be written, or the store has rows of a network calibrated to int8 that the cache has not.
+        If the record cannot be written, or the store has rows of a network calibrated to int8 that
+        the cache has not.
     """
     if wish.is_open and (pair := _earlier(backbone, wish, store)) is not None:
         return _named(backbone, wish, pair)
@@ -158,7 +159,7 @@ def stored_spaces(store: Store) -> list[Space]:
     if store is None or not Path(store).is_dir():
         return []
     # An empty folder becomes a store, and one that holds what is being written does just now.
-    is_empty = all(name.endswith(".tmp") for name in os.listdir(store))
+    is_empty = all(file.name.endswith(".tmp") for file in Path(store).iterdir())
     return [] if is_empty else FeatureStore.spaces(store)
 
 
@@ -223,7 +224,8 @@ def _earlier(backbone: Backbone, wish: Wish, store: Store) -> tuple[str, ...] | 
 def _refusal(pair: tuple[str, ...], backbone: Backbone) -> str | None:
     if pair[0] not in ENGINES:
         return f"there is no engine {pair[0]!r}"
-    return ENGINES[pair[0]].refuses(pair[1], backbone.device)
+    why: str | None = ENGINES[pair[0]].refuses(pair[1], backbone.device)
+    return why
 
 
 def _runnable(
@@ -238,9 +240,7 @@ def _runnable(
     return pair
 
 
-def _of_rows(
-    backbone: Backbone, wish: Wish, stored: Iterable[Space]
-) -> Iterator[tuple[str, ...]]:
+def _of_rows(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> Iterator[tuple[str, ...]]:
     """Yield engines and precisions of the spaces that differ in nothing else."""
     chosen = {"engine", "precision", "deterministic", "decode"}
     own = {k: v for k, v in backbone.parts.items() if k not in chosen}

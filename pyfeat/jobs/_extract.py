@@ -74,7 +74,6 @@ def extract(
     """
     job = check_options(options)
     with listeners_of(job) as listeners:
-        is_made = isinstance(backbone, FeatureExtractor)
         extractor = (
             backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
         )

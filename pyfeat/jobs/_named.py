@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pyfeat.extract import Input
@@ -71,7 +71,7 @@ def _inside(
     return found
 
 
-def _listed(source: str, wanted: set[str], modality: str, column: str | None) -> Mapping[str, Input]:
+def _listed(source: str, wanted: set[str], modality: str, column: str | None) -> dict[str, Input]:
     try:
         listed = collect_inputs([source], modality, column)
     except (ValueError, OSError, ImportError):

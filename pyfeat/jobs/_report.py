@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, Protocol
 
 from pyfeat.extract import Times, progress_of
@@ -60,10 +60,8 @@ class Listeners:
     def tell_error(self, error: BaseException) -> None:
         """Tell everyone what ended the job, and where it stood if that can still be said."""
         facts = {"error": f"{type(error).__name__}: {error}"}
-        try:
+        with suppress(OSError, ValueError, RuntimeError):  # the store may be what is damaged
             facts |= self.state()
-        except (OSError, ValueError, RuntimeError):
-            pass  # the store that is damaged is asked for counts
         self.tell("error", facts)
 
 

@@ -1,14 +1,14 @@
 """A process that computes rows for a job: inputs come through a pipe, outcomes go back.
 
-What it gets: first, as bytes, the settings of its extractor and how many threads torch has, then ("items", [(position, Input), ...]),
-("end",) after the last of a session, ("stop",) to leave what is not computed yet. What it sends:
-("ready", fingerprint), ("want",) for more, ("outcomes", [Outcome, ...], Times), ("idle",) after a
-session, and ("error", exception). A closed pipe means that its parent is gone, or needs it no more.
+What it gets: first, as bytes, the settings of its extractor and how many threads torch has, then
+("items", [(position, Input), ...]), ("end",) after the last of a session,
+("stop",) to leave what is not computed yet. What it sends: ("ready", fingerprint), ("want",) for
+more, ("outcomes", [Outcome, ...], Times), ("idle",) after a session, and ("error", exception). A
+closed pipe means that its parent is gone, or needs it no more.
 """
 
 from __future__ import annotations
 
-import pickle
 import queue
 import threading
 import time
@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from io import BytesIO
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -121,7 +122,8 @@ def main(descriptor: int) -> None:
 
 def _settings(connection: Connection) -> tuple[dict[str, Any], int]:
     try:
-        settings: tuple[dict[str, Any], int] = pickle.loads(connection.recv_bytes())
+        content = BytesIO(connection.recv_bytes())
+        settings: tuple[dict[str, Any], int] = torch.load(content, "cpu", weights_only=False)
     except (AttributeError, ImportError) as error:
         raise TypeError(
             f"backbone must be a name, or of a class that can be imported, to have workers: {error}"

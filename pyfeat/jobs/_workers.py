@@ -8,15 +8,16 @@ its worker by itself goes into quarantine.
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -77,7 +78,7 @@ class _Worker:
             return
 
     def send_bytes(self, content: bytes) -> None:
-        """Send what is pickled, in the same way."""
+        """Send bytes in the same way."""
         try:
             self.connection.send_bytes(content)
         except OSError:
@@ -117,14 +118,15 @@ class Workers:
         self._tell(worker, "started")
         store = str(self._job.store.path)
         settings = {**self._job.settings(), "store": store, "device": device}
+        content = BytesIO()
         try:
             # Not by `send`: it would share weights by descriptors that only a fork can open.
-            content = pickle.dumps((settings, self._torch_threads))
-        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            torch.save((settings, self._torch_threads), content)
+        except (AttributeError, TypeError) as error:
             raise TypeError(
                 f"backbone must be fit for pickle to have workers, got {error}"
             ) from None
-        worker.send_bytes(content)
+        worker.send_bytes(content.getvalue())
 
     def _tell(self, worker: _Worker, state: str) -> None:
         facts = {"worker": worker.number, "device": worker.device, "state": state}
@@ -266,16 +268,13 @@ class Workers:
 
 def _wait_for(workers: Sequence[_Worker], until: float) -> None:
     """Return when all workers have ended, or at a time at the latest."""
-    ends = {w.connection for w in workers}
+    ends: list[Any] = [w.connection for w in workers]
     while ends and (left := until - time.monotonic()) > 0:
-        for end in wait(list(ends), left):
+        for end in wait(ends, left):
             try:
-                if isinstance(end, Connection):
-                    end.recv()
+                cast(Connection, end).recv()
             except (EOFError, OSError):
-                ends.discard(end)  # type: ignore[arg-type]
+                ends.remove(end)
     for worker in workers:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             worker.process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return

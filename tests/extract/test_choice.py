@@ -359,7 +359,7 @@ def test_recorded_choice_that_cannot_be_followed_is_told(
     question = _choice._question(first._base(), first._wish)
     claim_choice(tmp_path, question, ("openvino", "fp32"))
     monkeypatch.setattr(_engine_openvino, "find_spec", lambda _: None)
-    with pytest.raises(BackendError, match="'openvino' and 'fp32', which were chosen for .* not"):
+    with pytest.raises(BackendError, match=r"'openvino' and 'fp32', which were chosen for .* not"):
         first.fit(images)
 
 
