@@ -105,15 +105,13 @@ class OpenVinoEngine:
         n, chunk = len(inputs[0]), self.chunk
         arrays = [_filled(t.detach().cpu().contiguous().numpy(), chunk) for t in inputs]
         whole = [[a[i : i + chunk] for a in arrays] for i in range(0, len(arrays[0]), chunk)]
+        from_bytes = inputs[0].dtype == torch.uint8
         with self._lock:
-            from_bytes = inputs[0].dtype == torch.uint8
-            try:
-                parts = _run(self._requests(from_bytes), whole)
-            except BaseException:
-                # Graphs that ran out of memory leave numbers of their own in the rows of later
-                # inputs, and requests may be on their way: it is compiled anew.
-                del self._compiled[from_bytes]
-                raise
+            # Back only after success. Graphs that ran out of memory leave numbers of their own in
+            # the rows of later inputs, and after Ctrl-C requests may be on their way.
+            requests = self._compiled.pop(from_bytes, None) or self._compile(from_bytes)
+            parts = _run(requests, whole)
+            self._compiled[from_bytes] = requests
         return torch.from_numpy(np.concatenate(parts)[:n])
 
     def keep(self) -> None:
@@ -121,16 +119,12 @@ class OpenVinoEngine:
         if self.precision.startswith("int8:"):
             keep(self._model, self.precision.partition(":")[2])
 
-    def _requests(self, from_bytes: bool) -> list[Any]:
-        if from_bytes not in self._compiled:
-            model = self._model.clone()
-            if from_bytes and self._pixels is not None:
-                model = normalising(model, self._pixels)
-            compiled = compile_model(model, _config(self._hint, self.at_once))
-            self._compiled[from_bytes] = [
-                compiled.create_infer_request() for _ in range(_REQUESTS * self.at_once)
-            ]
-        return self._compiled[from_bytes]
+    def _compile(self, from_bytes: bool) -> list[Any]:
+        model = self._model.clone()
+        if from_bytes and self._pixels is not None:
+            model = normalising(model, self._pixels)
+        compiled = compile_model(model, _config(self._hint, self.at_once))
+        return [compiled.create_infer_request() for _ in range(_REQUESTS * self.at_once)]
 
 
 def _run(requests: list[Any], parts: list[list[NDArray[Any]]]) -> list[NDArray[np.float32]]:

@@ -1,7 +1,7 @@
 """The command line as a whole: commands, exit codes, errors in one line.
 
 Exit codes: 0 everything has its row, 3 some items are in quarantine, 2 wrong usage, 1 error, 130
-interrupted.
+Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from typer.core import TyperGroup
 
+from pyfeat._signals import exit_code_of, terminable
+
 if TYPE_CHECKING:
     from pyfeat.jobs import Collected
 
-OK, ERROR, USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
+OK, ERROR, USAGE, QUARANTINED = 0, 1, 2, 3
 
 P = ParamSpec("P")
 
@@ -67,8 +69,9 @@ app = typer.Typer(
     help="Images, texts and recordings to features to predictions: frozen backbones, a crash-safe "
     "store, light heads.",
     epilog="Exit codes: 0 done, 3 some inputs could not be read (listed with reason), "
-    "2 wrong usage, 1 error, 130 interrupted. PYFEAT_NUM_THREADS limits the threads that decode, "
-    "compute and read rows (default: the cores there are); torch's own obey OMP_NUM_THREADS.",
+    "2 wrong usage, 1 error, 130 Ctrl-C, 143 SIGTERM. PYFEAT_NUM_THREADS limits the threads that "
+    "decode, compute and read rows (default: the cores there are); torch's own obey "
+    "OMP_NUM_THREADS.",
 )
 
 
@@ -98,11 +101,13 @@ def command(*path: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             wants_json = bool(kwargs.get("json_out"))
             try:
-                code = function(*args, **kwargs)
+                with terminable():
+                    code = function(*args, **kwargs)
             except UsageProblem as error:
                 code = _tell(str(error), USAGE, wants_json)
-            except KeyboardInterrupt:
-                code = _tell("interrupted; what was computed is kept", INTERRUPTED, wants_json)
+            except KeyboardInterrupt as error:
+                text = "interrupted; what was computed is kept"
+                code = _tell(text, exit_code_of(error), wants_json)
             except (ValueError, TypeError, OSError, RuntimeError, ImportError, KeyError) as error:
                 logging.getLogger("pyfeat").debug("the error's origin", exc_info=True)
                 text = str(error) or type(error).__name__

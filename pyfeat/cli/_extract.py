@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyfeat._signals import exit_code_of
 from pyfeat.cli._app import (
     OK,
     QUARANTINED,
@@ -114,12 +117,13 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
     from pyfeat.jobs._stop import second_signal_ends_process
 
     second_signal_ends_process()
-    check_there(inputs)
-    with usage():
-        options = _job_options(typed)
-        extractor = _extractor(typed)
-        modality = extractor.modality
-    found = inputs_of(inputs, modality, column)
+    with _failure_told(log_json, json_out):
+        check_there(inputs)
+        with usage():
+            options = _job_options(typed)
+            extractor = _extractor(typed)
+            modality = extractor.modality
+        found = inputs_of(inputs, modality, column)
     progress = shows_progress(json_out)
     try:
         summary = extract(found, store, extractor, progress=progress, **options)
@@ -131,6 +135,22 @@ def _extract(  # noqa: PLR0913  # each argument is an option of the command
         # A log on stdout is for a machine: nothing else stands there.
         typer.echo(extraction_text(summary, report=fidelity), err=log_json == "-")
     return QUARANTINED if summary.quarantined else OK
+
+
+@contextmanager
+def _failure_told(log_json: str | None, json_out: bool) -> Iterator[None]:
+    """Tell the log of an error of the block, before there is a job that does."""
+    from pyfeat.jobs._options import Options
+    from pyfeat.jobs._report import listeners_of
+
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        is_answer = log_json == "-" and json_out  # stdout is for one JSON object
+        # Opened only now: who reads a pipe would see its end when it is closed before the job.
+        with listeners_of(Options(log_json=None if is_answer else log_json)) as listeners:
+            listeners.tell_error(error)
+        raise
 
 
 def _job_options(typed: dict[str, Any]) -> JobOptions:
@@ -176,7 +196,7 @@ def _interrupted(stopped: JobInterrupted, json_out: bool) -> int:
         f"{s.store}; go on with: {again}",
         err=True,
     )
-    code = 128 + stopped.signal
+    code = exit_code_of(stopped)
     if json_out:
         print_json({**s.to_dict(), "exit_code": code})
     return code

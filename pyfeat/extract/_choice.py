@@ -17,12 +17,13 @@ from torch import Tensor
 from pyfeat._identity import Space, canonical_json
 from pyfeat._memory import memory_errors
 from pyfeat.backbones import ENGINES, Backbone, Fidelity, choose_engine
-from pyfeat.errors import InputError
+from pyfeat.errors import BackendError, InputError
 from pyfeat.extract._inputs import Input, content_of
 from pyfeat.extract._readers import reader_of
-from pyfeat.store import FeatureStore
+from pyfeat.store import FeatureStore, claim_choice, read_choice
 
 Sample = Sequence[tuple[Tensor, ...]]
+Store = str | os.PathLike[str] | FeatureStore | None
 
 SAMPLE = 32
 _WINDOWS = 8  # of one recording
@@ -47,7 +48,7 @@ class Wish:
 
 
 def on_engine(
-    backbone: Backbone, wish: Wish, inputs: Sequence[Input] | None, stored: Iterable[Space]
+    backbone: Backbone, wish: Wish, inputs: Sequence[Input] | None, store: Store = None
 ) -> tuple[Backbone, Fidelity | None]:
     """Return a backbone on the engine that a wish means.
 
@@ -59,8 +60,9 @@ def on_engine(
     inputs : sequence of Input, optional
         Inputs to come: "auto" measures on a sample of them. What was measured on an equal sample in
         this process before is taken again.
-    stored : iterable of Space
-        Spaces of the store: rows of an earlier choice decide, so that a job goes on as it began.
+    store : path-like or FeatureStore, optional
+        An earlier choice for it decides, by its record or by rows, so that a job goes on as it
+        began, and shards that begin at once agree. A new one is recorded.
 
     Raises
     ------
@@ -68,16 +70,41 @@ def on_engine(
         If a choice is to be made without inputs, or no input of the sample can be read.
     BackendError
         If the engine cannot run, or none is true enough.
+    CorruptStoreError
+        If the record of a choice is damaged.
     OSError
-        If the store has rows of a network calibrated to int8 that the cache has not.
+        If the record cannot be written, or the store has rows of a network calibrated to int8 that
+        the cache has not.
     """
-    if wish.is_open and (pair := _earlier(backbone, wish, stored)) is not None:
-        wish = replace(wish, engine=pair[0], precision=pair[1])
-    if (wish.engine, wish.precision) == ("torch", "fp32"):
-        return backbone, None
-    sample = sample_of(backbone, inputs, wish.decode) if wish.is_open and inputs else []
+    if wish.is_open and (pair := _earlier(backbone, wish, store)) is not None:
+        return _named(backbone, wish, pair)
+    if not wish.is_open:
+        return _named(backbone, wish, (wish.engine, wish.precision))
+    sample = sample_of(backbone, inputs, wish.decode) if inputs else []
     with _lock:
-        return _kept(backbone, wish, sample)
+        made = _kept(backbone, wish, sample)
+    pair = engine_of(made[0].parts)
+    if isinstance(store, (str, os.PathLike)):
+        standing = claim_choice(store, _question(backbone, wish), pair)
+        if standing != pair:  # somebody else has chosen meanwhile
+            return _named(backbone, wish, _runnable(standing, backbone, store))
+    return made
+
+
+def _named(
+    backbone: Backbone, wish: Wish, pair: tuple[str, ...]
+) -> tuple[Backbone, Fidelity | None]:
+    if pair == ("torch", "fp32"):
+        return backbone, None
+    with _lock:
+        return _kept(backbone, replace(wish, engine=pair[0], precision=pair[1]), [])
+
+
+def _question(backbone: Backbone, wish: Wish) -> dict[str, Any]:
+    """Return all that two jobs must agree in for one choice to be that of both."""
+    asked = {"engine": wish.engine, "precision": wish.precision, "decode": wish.decode}
+    about = {"parts": dict(backbone.parts), "device": backbone.device.type}
+    return {**about, **asked, "min_cosine": wish.min_cosine}
 
 
 def _kept(backbone: Backbone, wish: Wish, sample: Sample) -> tuple[Backbone, Fidelity | None]:
@@ -125,11 +152,15 @@ def engine_of(parts: Mapping[str, Any]) -> tuple[str, str]:
     return str(parts.get("engine", "torch")), "fp32" if precision == "float32" else precision
 
 
-def stored_spaces(store: str | os.PathLike[str] | FeatureStore | None) -> list[Space]:
+def stored_spaces(store: Store) -> list[Space]:
     """Return the spaces of a store, none where there is no store yet."""
     if isinstance(store, FeatureStore):
         return [store.space]
-    return FeatureStore.spaces(store) if store is not None and Path(store).is_dir() else []
+    if store is None or not Path(store).is_dir():
+        return []
+    # An empty folder becomes a store, and one that holds what is being written does just now.
+    is_empty = all(file.name.endswith(".tmp") for file in Path(store).iterdir())
+    return [] if is_empty else FeatureStore.spaces(store)
 
 
 def measure(backbone: Backbone, wish: Wish, inputs: Sequence[Input]) -> Fidelity:
@@ -176,8 +207,41 @@ def _readable(reader: Any, inputs: Sequence[Input]) -> Iterator[Tensor]:
         yield tensor[:_WINDOWS] if tensor.ndim == 2 else tensor
 
 
-def _earlier(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> tuple[str, str] | None:
-    """Return engine and precision of the first space that differs in nothing else."""
+def _earlier(backbone: Backbone, wish: Wish, store: Store) -> tuple[str, ...] | None:
+    """Return engine and precision of an earlier choice.
+
+    That of the record; but where rows are of others alone, those of the first space that differs in
+    nothing else.
+    """
+    pairs = list(_of_rows(backbone, wish, stored_spaces(store)))
+    if isinstance(store, (str, os.PathLike)):
+        recorded = read_choice(store, _question(backbone, wish))
+        if recorded is not None and (recorded in pairs or not pairs):
+            return _runnable(recorded, backbone, store)
+    return next((p for p in pairs if _refusal(p, backbone) is None), None)
+
+
+def _refusal(pair: tuple[str, ...], backbone: Backbone) -> str | None:
+    if pair[0] not in ENGINES:
+        return f"there is no engine {pair[0]!r}"
+    why: str | None = ENGINES[pair[0]].refuses(pair[1], backbone.device)
+    return why
+
+
+def _runnable(
+    pair: tuple[str, ...], backbone: Backbone, store: str | os.PathLike[str]
+) -> tuple[str, ...]:
+    """Return a recorded choice; raise BackendError where it cannot be followed."""
+    if (why := _refusal(pair, backbone)) is not None:
+        raise BackendError(
+            f"engine and precision must be {pair[0]!r} and {pair[1]!r}, which were chosen for "
+            f"{os.fspath(store)!r}, and cannot be here: {why}; name others to have other rows"
+        )
+    return pair
+
+
+def _of_rows(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> Iterator[tuple[str, ...]]:
+    """Yield engines and precisions of the spaces that differ in nothing else."""
     chosen = {"engine", "precision", "deterministic", "decode"}
     own = {k: v for k, v in backbone.parts.items() if k not in chosen}
     # Rows decoded as asked for now come first: theirs is the job that goes on.
@@ -187,7 +251,5 @@ def _earlier(backbone: Backbone, wish: Wish, stored: Iterable[Space]) -> tuple[s
             continue
         pair = engine_of(space.parts)
         kind = pair[1].partition(":")[0]
-        fits = wish.engine in ("auto", pair[0]) and wish.precision in ("auto", kind)
-        if fits and ENGINES[pair[0]].refuses(pair[1], backbone.device) is None:
-            return pair
-    return None
+        if wish.engine in ("auto", pair[0]) and wish.precision in ("auto", kind):
+            yield pair

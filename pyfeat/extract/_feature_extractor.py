@@ -11,7 +11,7 @@ from torch import nn
 
 from pyfeat._identity import Space
 from pyfeat.backbones import Backbone, Fidelity, Layers, load_backbone
-from pyfeat.extract._choice import Wish, engine_of, measure, on_engine, stored_spaces
+from pyfeat.extract._choice import Wish, engine_of, measure, on_engine
 from pyfeat.extract._inputs import Input, as_inputs
 from pyfeat.extract._parameters import check_parameters
 from pyfeat.extract._rows import split_rows
@@ -92,8 +92,8 @@ class FeatureExtractor(TextTower, StatelessTransformer):
     space_ : Space
         What makes the rows comparable; after `fit` or `transform`.
     fidelity_ : Fidelity or None
-        What "auto" measured when it chose; None where nothing was to be chosen, or the store held
-        rows of an earlier choice, which is kept.
+        What "auto" measured when it chose; None where nothing was to be chosen, or an earlier
+        choice was made for the store, which is kept.
     n_truncated_ : int
         Texts that the last `transform` or `transform_text` computed and had to cut, longer than
         the model takes; with `pooling="none"` also recordings longer than a window.
@@ -338,12 +338,9 @@ class FeatureExtractor(TextTower, StatelessTransformer):
         about = (wish, base.parts)
         known, pair = getattr(self, "_chosen", (None, None))
         if wish.is_open and pair is not None and known == about:
-            backbone, _ = on_engine(
-                base, replace(wish, engine=pair[0], precision=pair[1]), None, ()
-            )
+            backbone, _ = on_engine(base, replace(wish, engine=pair[0], precision=pair[1]), None)
         else:
-            stored = stored_spaces(self.store) if wish.is_open else []
-            backbone, self.fidelity_ = on_engine(base, wish, inputs, stored)
+            backbone, self.fidelity_ = on_engine(base, wish, inputs, self.store)
             self._chosen = (about, engine_of(backbone.parts))
         self.space_ = row_space(backbone, self.dtype, self.deterministic, self.decode)
         return backbone

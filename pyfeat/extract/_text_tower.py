@@ -122,7 +122,7 @@ class TextTower:
         if "auto" in (self.engine, self.precision) or self.precision.startswith("int8"):
             return tower
         wish = Wish(self.engine, self.precision, 1.0, "exact")
-        return on_engine(tower, wish, None, ())[0]
+        return on_engine(tower, wish, None)[0]
 
     def _text_space(self, tower: Backbone) -> Space:
         return row_space(tower, self.dtype, self.deterministic)

@@ -12,6 +12,7 @@ from torch import nn
 from pyfeat.extract import FeatureExtractor, Input
 from pyfeat.jobs._collect_texts import Collected, collect_inputs
 from pyfeat.jobs._options import JobOptions, Options, check_options
+from pyfeat.jobs._report import listeners_of
 from pyfeat.jobs._run_job import Progress, run_job
 from pyfeat.jobs._summary import ExtractSummary
 from pyfeat.store import Item
@@ -72,11 +73,14 @@ def extract(
     >>> summary = jobs.extract("photos/", "feats/", "resnet50")  # doctest: +SKIP
     """
     job = check_options(options)
-    extractor = backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
-    if job.decode is not None:
-        extractor = copy(extractor).set_params(decode=job.decode)
-    found = collect_inputs(inputs, extractor.modality, job.column)
-    return run_job(found, store, extractor, job, progress)
+    with listeners_of(job) as listeners:
+        extractor = (
+            backbone if isinstance(backbone, FeatureExtractor) else FeatureExtractor(backbone)
+        )
+        if job.decode is not None:
+            extractor = copy(extractor).set_params(decode=job.decode)
+        found = collect_inputs(inputs, extractor.modality, job.column)
+        return run_job(found, store, extractor, job, listeners, progress)
 
 
 def extract_items(
@@ -94,5 +98,6 @@ def extract_items(
     def keep(position: int, item: Item) -> None:
         items[position] = item
 
-    summary = run_job(inputs, store, extractor, Options(), progress, keep)
+    with listeners_of(Options()) as listeners:
+        summary = run_job(inputs, store, extractor, Options(), listeners, progress, keep)
     return summary, [items[i] for i in sorted(items)]

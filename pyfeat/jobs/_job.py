@@ -9,6 +9,7 @@ from typing import Any
 from pyfeat.backbones import Backbone
 from pyfeat.extract import FeatureExtractor, Input, RunOptions, Times, engine_of
 from pyfeat.jobs._options import Options
+from pyfeat.jobs._stop import Stop
 from pyfeat.store import FeatureStore
 
 
@@ -31,6 +32,8 @@ class Job:
         Gets the seconds of the work.
     tell : callable
         Takes an event and its facts, for the log.
+    stop : Stop
+        Says when the rest is to be left.
     """
 
     inputs: Sequence[Input]
@@ -40,12 +43,24 @@ class Job:
     options: Options
     times: Times = field(default_factory=Times)
     tell: Callable[[str, dict[str, Any]], None] = lambda _event, _facts: None
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def run_options(self) -> RunOptions:
         """How `pyfeat.extract.run` is to run."""
         e = self.extractor
         return RunOptions(e.batch_size, e.deterministic, e.dtype, e.decode)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of an extractor that computes the rows of this job anywhere."""
+        engine, precision = engine_of(self.store.space.parts)
+        return {
+            **self.extractor.get_params(deep=False),
+            "engine": engine,
+            "precision": precision,
+            "store": None,
+            "progress": False,
+        }
 
     def origin(self) -> dict[str, Any]:
         """Return where the rows come from, as JSON values."""

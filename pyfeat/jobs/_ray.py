@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pyfeat._model_file import replace_file
-from pyfeat.extract import Input, Outcome, RunOptions, engine_of
+from pyfeat.extract import Input, Outcome, RunOptions
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._ray_cluster import Places, cluster, import_ray, is_client, places_of
 from pyfeat.jobs._ray_worker import Ledger, Piece, Report, Work, Worker
@@ -76,19 +76,12 @@ def run_on_ray(job: Job) -> Generator[Outcome, None, None]:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """Return the arguments of an extractor that computes the rows of a job anywhere."""
+    """Return the arguments of an extractor that computes the rows of a job on any machine."""
     extractor = job.extractor
     was_open = "auto" in (extractor.engine, extractor.precision)
     device = job.backbone.device.type if was_open else str(extractor.device)
-    engine, precision = engine_of(job.store.space.parts)
-    return {
-        **extractor.get_params(deep=False),
-        "engine": engine,
-        "precision": precision,
-        "device": device.partition(":")[0],  # a worker sees the one GPU that it has been given
-        "store": None,
-        "progress": False,
-    }
+    # A worker sees the one GPU that it has been given.
+    return {**job.settings(), "device": device.partition(":")[0]}
 
 
 def _seal(store: FeatureStore) -> None:

@@ -146,6 +146,9 @@ def recompute(
     that, 2.4e-4. To it comes what the dtype of the store rounds off: 2^-11 for float16, 2^-8 for
     bfloat16, half a step of the codes for int8. The same network with another filter or crop is
     beyond that in float32; in bf16, int8 and fp8 only a larger difference is seen.
+
+    A row of a table has a name without a column. It is taken from the column that holds what the
+    row in the store was computed from, whichever was asked for then.
     """
     if n < 0:
         raise ValueError(f"n must not be negative, got {n}")
@@ -176,7 +179,12 @@ def _recompute_space(
         extractor.batch_size, extractor.deterministic, extractor.dtype, extractor.decode
     )
     picked = sample_items(store, space, n, np.random.default_rng(seed))
-    found = inputs_named([item.name for item in picked], extractor.modality)
+    keys = {item.name: item.key for item in picked}
+
+    def is_right(i: Input) -> bool:
+        return _key_now(i, backbone, options) == keys[i.name]
+
+    found = inputs_named(keys, extractor.modality, is_right)
     here = [(item, found[item.name]) for item in picked if item.name in found]
     same = [(item, i) for item, i in here if _key_now(i, backbone, options) in (item.key, None)]
     opened = FeatureStore(store, space, mode="r")

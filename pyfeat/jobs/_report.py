@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, Protocol
 
 from pyfeat.extract import Times, progress_of
 from pyfeat.jobs._account import Account
 from pyfeat.jobs._log import JsonLines
 from pyfeat.jobs._options import Options
+from pyfeat.jobs._summary import JobInterrupted
 from pyfeat.jobs._tensorboard import Scalars
 
 SECONDS = 5.0
@@ -31,6 +32,39 @@ class Listener(Protocol):
         ...
 
 
+class Listeners:
+    """Those who are told, from before the first input is looked for.
+
+    Attributes
+    ----------
+    state : callable
+        Returns what an error is told with: nothing before the work begins.
+    """
+
+    def __init__(self) -> None:
+        self._all: list[Listener] = []
+        self.state: Callable[[], dict[str, Any]] = dict
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, listener: Listener) -> None:
+        """Tell one more."""
+        self._all.append(listener)
+
+    def tell(self, event: str, facts: dict[str, Any]) -> None:
+        """Tell everyone of an event."""
+        for listener in self._all:
+            listener.tell(event, facts)
+
+    def tell_error(self, error: BaseException) -> None:
+        """Tell everyone what ended the job, and where it stood if that can still be said."""
+        facts = {"error": f"{type(error).__name__}: {error}"}
+        with suppress(OSError, ValueError, RuntimeError):  # the store may be what is damaged
+            facts |= self.state()
+        self.tell("error", facts)
+
+
 class Report:
     """Tells a bar and listeners what an account says, every few seconds.
 
@@ -38,7 +72,7 @@ class Report:
     ----------
     account : Account
     times : Times
-    listeners : sequence of Listener
+    listeners : Listeners
     advance : callable
         Gets the number of inputs that are done since its last call.
     """
@@ -47,7 +81,7 @@ class Report:
         self,
         account: Account,
         times: Times,
-        listeners: Sequence[Listener],
+        listeners: Listeners,
         advance: Callable[[int], None],
     ) -> None:
         self._account = account
@@ -72,8 +106,7 @@ class Report:
 
     def tell(self, event: str, facts: dict[str, Any]) -> None:
         """Tell every listener of an event."""
-        for listener in self._listeners:
-            listener.tell(event, facts)
+        self._listeners.tell(event, facts)
 
     def state(self) -> dict[str, Any]:
         """Return counts, rate, remaining time and shares as JSON values."""
@@ -92,8 +125,10 @@ class Report:
 
 
 @contextmanager
-def listeners_of(options: Options) -> Iterator[list[Listener]]:
-    """Give who is told; opens their files, so that a bad path is told before any work.
+def listeners_of(options: Options) -> Iterator[Listeners]:
+    """Give who is told, also of an error that ends the block; its end is told by the block.
+
+    Opens their files, so that a bad path is told before any work.
 
     Raises
     ------
@@ -103,34 +138,36 @@ def listeners_of(options: Options) -> Iterator[list[Listener]]:
         If a package is missing.
     """
     with ExitStack() as stack:
-        listeners: list[Listener] = []
-        if options.log_json is not None:
-            listeners.append(stack.enter_context(closing(JsonLines(options.log_json))))
-        if options.tensorboard is not None:
-            listeners.append(stack.enter_context(closing(Scalars(options.tensorboard))))
-        yield listeners
+        listeners = Listeners()
+        try:
+            if options.log_json is not None:
+                listeners.add(stack.enter_context(closing(JsonLines(options.log_json))))
+            if options.tensorboard is not None:
+                listeners.add(stack.enter_context(closing(Scalars(options.tensorboard))))
+            yield listeners
+        except JobInterrupted:  # who raises it has told it
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            listeners.tell_error(error)
+            raise
 
 
 @contextmanager
 def reporting(
     account: Account,
     times: Times,
-    listeners: Sequence[Listener],
+    listeners: Listeners,
     progress: bool | Callable[[int, int], None],
     facts: dict[str, Any],
 ) -> Iterator[Report]:
-    """Tell the start, and an error that ends the job; its end is told by the caller."""
+    """Tell the start; the end is told by the caller."""
     with progress_of(progress, account.total, lambda: note(account, times)) as advance:
         report = Report(account, times, listeners, advance)
         report.tell("start", {"total": account.total, **facts})
-        try:
-            if account.done:
-                report.advance()
-            yield report
-        except (Exception, KeyboardInterrupt) as error:
-            name = type(error).__name__
-            report.tell("error", {"error": f"{name}: {error}", **report.state()})
-            raise
+        listeners.state = report.state
+        if account.done:
+            report.advance()
+        yield report
 
 
 def note(account: Account, times: Times) -> str:

@@ -20,10 +20,10 @@ from pyfeat.jobs._golden import keep_golden
 from pyfeat.jobs._job import Job
 from pyfeat.jobs._options import Options
 from pyfeat.jobs._ray import run_on_ray
-from pyfeat.jobs._report import Report, listeners_of, reporting
+from pyfeat.jobs._report import Listeners, Report, reporting
 from pyfeat.jobs._settle import Notes, Settled, settle
 from pyfeat.jobs._share import Selected, chosen_inputs
-from pyfeat.jobs._stop import Stop, stoppable
+from pyfeat.jobs._stop import stoppable
 from pyfeat.jobs._summary import ExtractSummary, JobInterrupted
 from pyfeat.jobs._workers import Workers, devices_of
 from pyfeat.store import FeatureStore, Item, ItemLog, Memo
@@ -39,6 +39,7 @@ def run_job(
     store: str | os.PathLike[str],
     extractor: FeatureExtractor,
     options: Options,
+    listeners: Listeners,
     progress: Progress = False,
     keep: Keep | None = None,
 ) -> ExtractSummary:
@@ -50,6 +51,8 @@ def run_job(
     store : path-like
     extractor : FeatureExtractor
     options : Options
+    listeners : Listeners
+        Who is told; of an error by the caller.
     progress : bool or callable, default=False
     keep : callable, optional
         Gets the position of each input among those that were chosen, and what became of it.
@@ -66,35 +69,34 @@ def run_job(
         FeatureStore.spaces(store)  # raises where none is: nothing can have failed there
     # With the store, whose rows decide where an engine is to be chosen.
     extractor = copy(extractor).set_params(store=store)
-    with listeners_of(options) as listeners:
-        sample = _sample(inputs)
-        backbone = extractor.get_backbone(sample)
-        measured = extractor.measure_fidelity(sample) if options.fidelity else extractor.fidelity_
-        space = extractor.space_
-        with FeatureStore(store, space) as open_store, Memo(store, space) as memo:
-            chosen = chosen_inputs(inputs, options, store, space)
-            settled = settle(chosen, open_store, memo, rehash=options.rehash)
-            rest = Selected(chosen, settled.rest) if len(settled.hits) else chosen
-            job = Job(rest, open_store, extractor, backbone, options)
-            # Opened after the other one, which has sealed what dead writers left.
-            earlier = FeatureStore(store, space, mode="r")
-            account = Account(len(chosen), ItemLog(store, space), earlier)
-            account.add_hits(len(settled.hits))
-            running = time.perf_counter()
-            facts = {"store": str(Path(store)), "space": space.fingerprint, **job.origin()}
-            with reporting(account, job.times, listeners, progress, facts) as report:
-                job.tell = report.tell
-                _keep_hits(chosen, settled, keep)
-                notes = Notes(settled, memo)
-                stop = _do(job, account, report, notes, _of_rest(settled, keep))
-            if keep is None and account.computed and stop.signal is None:
-                keep_golden(store, space, backbone, job.run_options)
-        now = time.perf_counter()
-        summary = _summary(job, account, measured, (now - began, now - running))
-        end = "end" if stop.signal is None else "interrupted"
-        report.tell(end, {**summary.to_dict(), **report.state()})
-    if stop.signal is not None:
-        raise JobInterrupted(summary, stop.signal)
+    sample = _sample(inputs)
+    backbone = extractor.get_backbone(sample)
+    measured = extractor.measure_fidelity(sample) if options.fidelity else extractor.fidelity_
+    space = extractor.space_
+    with FeatureStore(store, space) as open_store, Memo(store, space) as memo:
+        chosen = chosen_inputs(inputs, options, store, space)
+        settled = settle(chosen, open_store, memo, rehash=options.rehash)
+        rest = Selected(chosen, settled.rest) if len(settled.hits) else chosen
+        job = Job(rest, open_store, extractor, backbone, options)
+        # Opened after the other one, which has sealed what dead writers left.
+        earlier = FeatureStore(store, space, mode="r")
+        account = Account(len(chosen), ItemLog(store, space), earlier)
+        account.add_hits(len(settled.hits))
+        running = time.perf_counter()
+        facts = {"store": str(Path(store)), "space": space.fingerprint, **job.origin()}
+        with reporting(account, job.times, listeners, progress, facts) as report:
+            job.tell = report.tell
+            _keep_hits(chosen, settled, keep)
+            notes = Notes(settled, memo)
+            _do(job, account, report, notes, _of_rest(settled, keep))
+        if keep is None and account.computed and job.stop.signal is None:
+            keep_golden(store, space, backbone, job.run_options)
+    now = time.perf_counter()
+    summary = _summary(job, account, measured, (now - began, now - running))
+    end = "end" if job.stop.signal is None else "interrupted"
+    report.tell(end, {**summary.to_dict(), **report.state()})
+    if job.stop.signal is not None:
+        raise JobInterrupted(summary, job.stop.signal)
     return summary
 
 
@@ -111,10 +113,10 @@ def _of_rest(settled: Settled, keep: Keep | None) -> Keep | None:
     return lambda position, item: keep(int(settled.rest[position]), item)
 
 
-def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | None) -> Stop:
+def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | None) -> None:
     """Go through the inputs until they are done, or a signal comes."""
     try:
-        with stoppable() as stop, closing(_outcomes(job)) as outcomes:
+        with stoppable() as job.stop, closing(_outcomes(job)) as outcomes:
             for o in outcomes:
                 name = job.inputs[o.position].name
                 account.add(name, o)
@@ -126,13 +128,12 @@ def _do(job: Job, account: Account, report: Report, notes: Notes, keep: Keep | N
                 if keep is not None:
                     keep(o.position, Item(name, o.key, o.reason or None))
                 report.advance()
-                if stop.signal is not None:
+                if job.stop.signal is not None:
                     break
     finally:
         account.close()
         notes.write()
         close_sources()
-    return stop
 
 
 def _outcomes(job: Job) -> Generator[Outcome, None, None]:
@@ -185,5 +186,5 @@ def _choice(extractor: FeatureExtractor, engine: str, precision: str) -> str | N
     if "auto" not in (extractor.engine, extractor.precision):
         return None
     if extractor.fidelity_ is None:
-        return f"{engine} {precision}: what computed the rows that the store held"
+        return f"{engine} {precision}: what was chosen for the store before"
     return extractor.fidelity_.reason()

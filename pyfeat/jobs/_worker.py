@@ -1,9 +1,10 @@
 """A process that computes rows for a job: inputs come through a pipe, outcomes go back.
 
-What it gets: first the settings of its extractor, then ("items", [(position, Input), ...]),
-("end",) after the last of a session, ("stop",) to leave what is not computed yet. What it sends:
-("ready", fingerprint), ("want",) for more, ("outcomes", [Outcome, ...], Times), ("idle",) after a
-session, and ("error", exception). A closed pipe means that its parent is gone, or needs it no more.
+What it gets: first, as bytes, the settings of its extractor and how many threads torch has, then
+("items", [(position, Input), ...]), ("end",) after the last of a session,
+("stop",) to leave what is not computed yet. What it sends: ("ready", fingerprint), ("want",) for
+more, ("outcomes", [Outcome, ...], Times), ("idle",) after a session, and ("error", exception). A
+closed pipe means that its parent is gone, or needs it no more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from io import BytesIO
 from multiprocessing.connection import Connection
 from typing import Any
+
+import torch
 
 from pyfeat.errors import BackendError, StoreError
 from pyfeat.extract import FeatureExtractor, Input, Outcome, RunOptions, Times, run
@@ -109,15 +113,17 @@ def main(descriptor: int) -> None:
     leave_signals()
     connection = Connection(descriptor)
     try:
-        settings = _settings(connection)
+        settings, threads = _settings(connection)
+        torch.set_num_threads(threads)
         _serve(Link(connection), settings)
     except ERRORS as error:  # the parent raises it; of a defect it sees the exit code
         send_error(connection, error)
 
 
-def _settings(connection: Connection) -> dict[str, Any]:
+def _settings(connection: Connection) -> tuple[dict[str, Any], int]:
     try:
-        settings: dict[str, Any] = connection.recv()
+        content = BytesIO(connection.recv_bytes())
+        settings: tuple[dict[str, Any], int] = torch.load(content, "cpu", weights_only=False)
     except (AttributeError, ImportError) as error:
         raise TypeError(
             f"backbone must be a name, or of a class that can be imported, to have workers: {error}"

@@ -8,14 +8,18 @@ its worker by itself goes into quarantine.
 
 from __future__ import annotations
 
-import os
 import subprocess
+import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from pyfeat._config import num_threads
 from pyfeat.extract import Outcome
@@ -26,6 +30,7 @@ from pyfeat.store import FeatureStore
 PORTION = 64
 # Deaths that are borne beside those an input is to blame for.
 _DEATHS = 10
+# Seconds that all workers together have to write what they hold when a job ends.
 _SECONDS = 60.0
 
 
@@ -41,8 +46,6 @@ def devices_of(device: Any, devices: Sequence[str] | None, workers: int | None) 
     workers : int, optional
         How many; by default one for each device asked for.
     """
-    import torch
-
     named = list(devices or [])
     if workers is None and len(named) < 2:
         return []
@@ -65,14 +68,19 @@ class _Worker:
         self.is_open = False
         self.on_trial = False
         environment = {"PYFEAT_NUM_THREADS": str(threads)}
-        if not device.startswith("cuda") and "OMP_NUM_THREADS" not in os.environ:
-            environment["OMP_NUM_THREADS"] = str(threads)
         self.process, self.connection = start_process("pyfeat.jobs._worker", environment)
 
-    def send(self, *message: Any) -> None:
+    def send(self, message: Any) -> None:
         """Send a message; that it died is noticed when its end of the pipe is read."""
         try:
             self.connection.send(message)
+        except OSError:
+            return
+
+    def send_bytes(self, content: bytes) -> None:
+        """Send bytes in the same way."""
+        try:
+            self.connection.send_bytes(content)
         except OSError:
             return
 
@@ -99,33 +107,37 @@ class Workers:
         self._suspects: deque[int] = deque()
         self._deaths = 0
         self._threads = max(1, num_threads() // len(devices))
-        self._alive = [self._start(i, device) for i, device in enumerate(devices, 1)]
+        # Of torch as many as here: another number takes sums in another order.
+        self._torch_threads = torch.get_num_threads()
+        self._devices = devices
+        self._alive: list[_Worker] = []
 
-    def _start(self, number: int, device: str) -> _Worker:
+    def _start(self, number: int, device: str) -> None:
         worker = _Worker(number, device, self._threads)
-        settings = self._job.extractor.get_params(deep=False)
+        self._alive.append(worker)
+        self._tell(worker, "started")
         store = str(self._job.store.path)
+        settings = {**self._job.settings(), "store": store, "device": device}
+        content = BytesIO()
         try:
-            worker.connection.send(
-                {**settings, "store": store, "device": device, "progress": False}
-            )
+            # Not by `send`: it would share weights by descriptors that only a fork can open.
+            torch.save((settings, self._torch_threads), content)
         except (AttributeError, TypeError) as error:
-            worker.process.kill()
-            worker.process.wait()
             raise TypeError(
                 f"backbone must be fit for pickle to have workers, got {error}"
             ) from None
-        self._tell(worker, "started")
-        return worker
+        worker.send_bytes(content.getvalue())
 
     def _tell(self, worker: _Worker, state: str) -> None:
         facts = {"worker": worker.number, "device": worker.device, "state": state}
         self._job.tell("worker", {**facts, "worker_pid": worker.process.pid})
 
     def outcomes(self) -> Generator[Outcome, None, None]:
-        """Yield what becomes of every input."""
+        """Yield what becomes of every input; of none any more once the job is to stop."""
         try:
-            while self._alive:
+            for number, device in enumerate(self._devices, 1):
+                self._start(number, device)
+            while self._alive and self._job.stop.signal is None:
                 for worker in self._readable():
                     try:
                         message = worker.connection.recv()
@@ -138,7 +150,8 @@ class Workers:
 
     def _readable(self) -> list[_Worker]:
         ends = {w.connection: w for w in self._alive}
-        return [ends[c] for c in wait(list(ends)) if isinstance(c, Connection)]
+        ready = wait([*ends, self._job.stop.wakes])
+        return [ends[c] for c in ready if isinstance(c, Connection) and c in ends]
 
     def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> Iterator[Outcome]:
         kind, *content = message
@@ -171,12 +184,12 @@ class Workers:
         worker.on_trial = bool(self._suspects)
         if self._suspects:
             self._give(worker, [self._suspects.popleft()])
-            worker.send("end")
+            worker.send(("end",))
         elif positions := self._next():
             worker.is_open = True
             self._give(worker, positions)
         else:
-            worker.send("stop")
+            worker.send(("stop",))
 
     def _feed(self, worker: _Worker) -> None:
         """Give a worker its next portion while it is busy with the one before."""
@@ -186,7 +199,7 @@ class Workers:
             self._give(worker, positions)
         else:
             worker.is_open = False
-            worker.send("end")
+            worker.send(("end",))
 
     def _next(self) -> range:
         positions = range(self._at, min(self._at + self._portion, len(self._job.inputs)))
@@ -195,7 +208,7 @@ class Workers:
 
     def _give(self, worker: _Worker, positions: Sequence[int]) -> None:
         worker.given.update(positions)
-        worker.send("items", [(p, self._job.inputs[p]) for p in positions])
+        worker.send(("items", [(p, self._job.inputs[p]) for p in positions]))
 
     def _bury(self, worker: _Worker) -> Iterator[Outcome]:
         """Take note that a worker has ended; another one takes its place if it left work."""
@@ -216,10 +229,11 @@ class Workers:
             if self._deaths > _DEATHS:
                 raise RuntimeError(f"{worker} {how}, after {_DEATHS} others: the job ends here")
             self._suspects.extend(sorted(worker.given))
-            message = f"{worker} {how}: {len(worker.given)} inputs are done again"
+            what = f": {len(worker.given)} inputs are done again"
+            message = f"{worker} {how}{what if worker.is_ready else ' before it began'}"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         if self._suspects or self._at < len(self._job.inputs):
-            self._alive.append(self._start(worker.number, worker.device))
+            self._start(worker.number, worker.device)
 
     def _of_the_dead(self, outcome: Outcome) -> Outcome:
         """Count a row that a worker had put when it died as computed by this job.
@@ -233,19 +247,34 @@ class Workers:
 
     def _end(self) -> None:
         """Have the workers write what they hold, and wait for them to end."""
-        for worker in self._alive:
-            worker.send("stop")
-        for worker in self._alive:
-            try:
-                while worker.connection.poll(_SECONDS):
-                    worker.connection.recv()
-            except (EOFError, OSError):
-                pass
-            worker.connection.close()
-            try:
-                worker.process.wait(_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-        if self._deaths:  # seals what they have put
+        killed = False
+        try:
+            for worker in self._alive:
+                if worker.is_ready:
+                    worker.send(("stop",))
+                else:  # it holds nothing yet
+                    worker.process.kill()
+            _wait_for(self._alive, time.monotonic() + _SECONDS)
+        finally:
+            for worker in self._alive:
+                worker.connection.close()
+                if worker.process.poll() is None:
+                    worker.process.kill()
+                    worker.process.wait()
+                    killed = True
+        if self._deaths or killed:  # seals what they have put
             FeatureStore(self._job.store.path, self._job.store.space).close()
+
+
+def _wait_for(workers: Sequence[_Worker], until: float) -> None:
+    """Return when all workers have ended, or at a time at the latest."""
+    ends: list[Any] = [w.connection for w in workers]
+    while ends and (left := until - time.monotonic()) > 0:
+        for end in wait(ends, left):
+            try:
+                cast(Connection, end).recv()
+            except (EOFError, OSError):
+                ends.remove(end)
+    for worker in workers:
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(max(0.0, until - time.monotonic()))

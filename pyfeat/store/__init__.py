@@ -1,5 +1,6 @@
 """Rows on disk under their true identity, safe against crashes and flipped bits."""
 
+from pyfeat.store._choices import claim_choice, read_choice
 from pyfeat.store._compact import Compacted, compact
 from pyfeat.store._encoding import as_kept
 from pyfeat.store._export import Export, export
@@ -34,6 +35,7 @@ __all__ = [
     "SpaceInfo",
     "View",
     "as_kept",
+    "claim_choice",
     "compact",
     "export",
     "gc",
@@ -46,6 +48,7 @@ __all__ = [
     "marks_of",
     "quarantined",
     "quarantined_names",
+    "read_choice",
     "read_golden",
     "read_items",
     "repair",

@@ -21,6 +21,7 @@ FORMAT = "pyfeat-store"
 VERSION = 1
 MARKER = "pyfeat-store.json"
 SPACE = "space.json"
+CHOICES = "choices"
 SEGMENT = ".safetensors"
 TAIL = ".tail"
 ITEMS = ".items.jsonl"
@@ -93,7 +94,7 @@ def create_store(root: Path) -> None:
             foreign = [
                 p.name
                 for p in root.iterdir()
-                if p.name not in (MARKER, "spaces") and not p.name.endswith(TEMPORARY)
+                if p.name not in (MARKER, "spaces", CHOICES) and not p.name.endswith(TEMPORARY)
             ]
             if foreign:
                 raise StoreError(

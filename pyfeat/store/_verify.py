@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyfeat._core import Tail
 from pyfeat._identity import Space
 from pyfeat.errors import CorruptStoreError, StoreError
+from pyfeat.store._choices import CHOICE, check_choice
 from pyfeat.store._golden import GOLDEN, check_golden
 from pyfeat.store._items import parse_item
 from pyfeat.store._layout import (
+    CHOICES,
     ITEMS,
     MEMO,
     SEGMENT,
@@ -70,13 +74,15 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
     """
     root = Path(path)
     check_store(root)
-    return [damage for folder in space_folders(root) for damage in _check_folder(folder)]
+    choices = sorted((root / CHOICES).glob(f"[!.]*/{CHOICE}"))
+    found = [damage for file in choices for damage in _check_json(file, check_choice)]
+    return found + [damage for folder in space_folders(root) for damage in _check_folder(folder)]
 
 
 def _check_folder(folder: Path) -> list[Damage]:
     found: list[Damage] = []
     if (folder / GOLDEN).is_file():
-        found += _check_golden(folder / GOLDEN)
+        found += _check_json(folder / GOLDEN, check_golden)
     try:
         space = read_space(folder)
     except CorruptStoreError as error:
@@ -93,9 +99,9 @@ def _check_folder(folder: Path) -> list[Damage]:
     return found
 
 
-def _check_golden(path: Path) -> list[Damage]:
+def _check_json(path: Path, check: Callable[[Path], Any]) -> list[Damage]:
     try:
-        check_golden(path)
+        check(path)
     except CorruptStoreError as error:
         return [Damage(str(path), 0, str(error))]
     return []

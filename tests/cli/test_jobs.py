@@ -9,6 +9,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 
 from pyfeat import FeatureStore
+from pyfeat.jobs import extract, fit
 from pyfeat.store import read_items
 
 from .conftest import Run, json_of
@@ -155,6 +158,59 @@ def test_signal_ends_the_command_and_it_says_how_to_go_on(
     assert len(read_items(store, rows.space)) == summary["total"]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_to_predict_is_in_its_exit_code(
+    server: mp.context.ForkServerContext,
+    class_folders: Path,
+    tmp_path: Path,
+    number: int,
+    code: int,
+) -> None:
+    pytest.importorskip("aiohttp")
+    photo = (class_folders / "red" / "0.png").read_bytes()
+
+    class Interrupting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            os.kill(job.pid or 0, number)  # it is read: the job runs
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(photo)))
+            self.end_headers()
+            self.wfile.write(photo)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    extract(class_folders, tmp_path / "feats")
+    fit(tmp_path / "feats", "folder", tmp_path / "model", cv=0)
+    with HTTPServer(("127.0.0.1", 0), Interrupting) as site:
+        url = f"http://127.0.0.1:{site.server_port}/0.png"
+        arguments = ["predict", url, "--model", str(tmp_path / "model")]
+        job = server.Process(target=command, args=(arguments, str(tmp_path / "out")))
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        job.start()
+        job.join()
+        site.shutdown()
+        thread.join()
+    assert job.exitcode == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_inputs_are_listed_is_in_exit_code_and_log(
+    server: mp.context.ForkServerContext, tmp_path: Path, number: int, code: int
+) -> None:
+    listed, log = tmp_path / "list.csv", tmp_path / "log"
+    os.mkfifo(listed)
+    arguments = ["extract", str(listed), "--store", str(tmp_path / "f"), "--log-json", str(log)]
+    job = server.Process(target=command, args=(arguments, str(tmp_path / "out")))
+    job.start()
+    with listed.open("wb"):
+        os.kill(job.pid or 0, number)
+        job.join()
+    assert job.exitcode == code
+    assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == ["error"]
+
+
 def test_second_signal_ends_a_command_at_once() -> None:
     code = (
         "from pyfeat.jobs._stop import Stop, second_signal_ends_process as s; s();"
@@ -162,3 +218,11 @@ def test_second_signal_ends_a_command_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "2\n")
+
+
+def test_wrong_usage_of_the_command_is_in_the_log(tmp_path: Path, run: Run) -> None:
+    log = tmp_path / "log"
+    result = run("extract", tmp_path / "no", "--store", tmp_path / "f", "--log-json", log)
+    (last,) = map(json.loads, log.read_text().splitlines())
+    assert (result.exit_code, last["event"]) == (2, "error")
+    assert "no such file or folder" in last["error"]

@@ -20,7 +20,7 @@ from pyfeat.backbones import ENGINES, Backbone, _engine_openvino, _fidelity
 from pyfeat.errors import BackendError
 from pyfeat.extract import _choice, engine_of
 from pyfeat.ops import Preprocessing
-from pyfeat.store import FeatureStore
+from pyfeat.store import FeatureStore, claim_choice, read_choice
 from tests.extract.conftest import SmallBackbone
 
 SMALL = Preprocessing(resize=36, crop=32, interpolation="bilinear")
@@ -330,3 +330,43 @@ def test_wrong_settings_are_told(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         extractor(backbone, **settings).fit([])
+
+
+def test_choice_that_was_recorded_decides_before_there_is_a_row(
+    backbone: SmallBackbone, images: list[Any], tmp_path: Path
+) -> None:
+    for pair in [("torch", "bf16"), ("openvino", "fp32")]:
+        chosen = extractor(backbone, store=tmp_path / pair[0])
+        claim_choice(chosen.store, _choice._question(chosen._base(), chosen._wish), pair)
+        chosen.fit(images)
+        assert engine_of(chosen.space_.parts) == pair
+        assert chosen.fidelity_ is None
+
+
+def test_choice_is_recorded_before_there_is_a_row(
+    backbone: SmallBackbone, images: list[Any], tmp_path: Path
+) -> None:
+    chosen = extractor(backbone, store=tmp_path).fit(images)
+    question = _choice._question(chosen._base(), chosen._wish)
+    assert read_choice(tmp_path, question) == engine_of(chosen.space_.parts)
+    assert FeatureStore.spaces(tmp_path) == []
+
+
+def test_recorded_choice_that_cannot_be_followed_is_told(
+    backbone: SmallBackbone, images: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = extractor(backbone, store=tmp_path)
+    question = _choice._question(first._base(), first._wish)
+    claim_choice(tmp_path, question, ("openvino", "fp32"))
+    monkeypatch.setattr(_engine_openvino, "find_spec", lambda _: None)
+    with pytest.raises(BackendError, match=r"'openvino' and 'fp32', which were chosen for .* not"):
+        first.fit(images)
+
+
+def test_rows_of_another_engine_alone_decide_over_a_record(
+    backbone: SmallBackbone, images: list[Any], tmp_path: Path
+) -> None:
+    first = extractor(backbone, store=tmp_path)
+    claim_choice(tmp_path, _choice._question(first._base(), first._wish), ("torch", "bf16"))
+    extractor(backbone, engine="openvino", precision="fp32", store=tmp_path).transform(images[:6])
+    assert engine_of(first.fit(images).space_.parts) == ("openvino", "fp32")

@@ -50,6 +50,17 @@ def test_int8_of_a_store_asks_for_its_network(
         FeatureExtractor(backbone, store=store, **INT8).transform(photos)
 
 
+def test_jobs_that_calibrate_at_once_have_one_network(
+    backbone: nn.Module, photos: list[str], tmp_path: Path
+) -> None:
+    spaces = []
+    for sample in (photos[:3], photos[3:6]):  # neither sees a row of the other
+        _choice._made.clear()
+        fx = FeatureExtractor(backbone, store=tmp_path / "store", **INT8)
+        spaces.append(fx.fit(sample).space_)
+    assert spaces[0] == spaces[1]
+
+
 def test_int8_without_inputs_says_what_to_do(backbone: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"must be calibrated on inputs: call fit\(X\)"):
         FeatureExtractor(backbone, **INT8).get_space()

@@ -36,7 +36,7 @@ def test_every_kind_of_name_leads_to_its_bytes(names: list[str]) -> None:
 def test_archive_is_listed_once(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     listed = []
 
-    def counted(inputs: list[str], modality: str) -> object:
+    def counted(inputs: list[str], modality: str, column: str | None) -> object:
         listed.append(inputs)
         return collect_inputs(inputs, modality)
 
@@ -75,3 +75,35 @@ def test_rows_of_members_are_computed_again(tmp_path: Path, words: str) -> None:
     (found,) = recompute(tmp_path / "feats")
     assert {c.name for c in found.compared} == {f"{path}::a.txt", f"{path}::b.txt"}
     assert found.beyond == []
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "set"])
+def test_rows_of_another_column_are_computed_again(kind: str, tmp_path: Path, words: str) -> None:
+    place = tmp_path / f"t.{kind}"
+    cells = {"text": ["good", "bad"], "n": ["1", "2"], "title": ["good film", "bad film"]}
+    if kind == "csv":
+        place.write_text("text,n,title\ngood,1,good film\nbad,2,bad film\n")
+    elif kind == "parquet":
+        pq.write_table(pa.table(cells), place)
+    else:
+        pytest.importorskip("datasets").Dataset.from_dict(cells).save_to_disk(place)
+    extract(place, tmp_path / "feats", words, column="title")
+    (found,) = recompute(tmp_path / "feats")
+    assert {c.name for c in found.compared} == {f"{place}#1", f"{place}#2"}
+    assert (found.beyond, found.changed, found.gone) == ([], 0, 0)
+
+
+def test_members_of_another_column_are_computed_again(tmp_path: Path, words: str) -> None:
+    path = write_tar(tmp_path / "t.tar", {"a.cap": b"good film", "b.cap": b"bad film"})
+    extract(path, tmp_path / "feats", words, column="cap")
+    (found,) = recompute(tmp_path / "feats")
+    assert {c.name for c in found.compared} == {f"{path}::a.cap", f"{path}::b.cap"}
+
+
+def test_cell_that_was_changed_is_in_no_column(tmp_path: Path, words: str) -> None:
+    place = tmp_path / "t.csv"
+    place.write_text("text,title\nbad,good film\nbad,bad film\n")
+    extract(place, tmp_path / "feats", words, column="title")
+    place.write_text("text,title\nbad,good film\nbad,lovely film\n")
+    (found,) = recompute(tmp_path / "feats")
+    assert ([c.name for c in found.compared], found.changed) == ([f"{place}#1"], 1)

@@ -157,3 +157,17 @@ def test_bar_ends_with_all_inputs_and_the_note(
     told = " ".join(capsys.readouterr().err.split())
     assert "12/12" in told
     assert "0 stored" in told
+
+
+@pytest.mark.parametrize("what", ["inputs", "backbone", "column"])
+def test_error_before_a_job_begins_is_in_the_log(
+    what: str, class_folders: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    backbone: Any = "no such backbone" if what == "backbone" else pooled_colours()
+    inputs = tmp_path / "nowhere" if what == "inputs" else class_folders
+    column = "path" if what == "column" else None
+    with pytest.raises(ValueError, match="must") as raised:
+        extract(inputs, tmp_path / "feats", backbone, column=column, log_json=log)
+    (last,) = events_of(log)
+    assert (last["event"], last["error"]) == ("error", f"ValueError: {raised.value}")

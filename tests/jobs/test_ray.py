@@ -189,6 +189,19 @@ def test_rows_and_items_are_those_of_a_local_run(joined: None, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_second_run_on_ray_reads_no_unchanged_file(joined: None, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 10)
+    for photo in folder.iterdir():
+        os.utime(photo, (1e9, 1e9))
+    extract(folder, tmp_path / "feats", Convolved(), runner="ray", workers=2)
+    for photo in folder.iterdir():  # of the same size and time: whoever reads one now fails
+        photo.write_bytes(bytes(photo.stat().st_size))
+        os.utime(photo, (1e9, 1e9))
+    again = extract(folder, tmp_path / "feats", Convolved(), runner="ray", workers=2)
+    assert (again.total, again.hits, again.n_quarantined) == (10, 10, 0)
+
+
+@pytest.mark.slow
 def test_second_run_on_ray_computes_nothing(joined: None, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 10)
     extract(folder, tmp_path / "feats", Convolved())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing as mp
+import os
+import tarfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pyfeat import FeatureStore
 from pyfeat.extract import Input
@@ -74,3 +78,24 @@ def test_processes_fill_one_store_at_the_same_time(photos: Path, tmp_path: Path)
     np.testing.assert_array_equal(rows.get(alone.keys()), alone.get(alone.keys()))
     assert len(read_items(store, rows.space)) == 60
     assert verify(store) == []
+
+
+def test_shard_of_a_plain_archive_reads_only_headers_of_what_belongs_to_others(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "photos.tar"
+    names = [f"{i}.bmp" for i in range(24)]
+    mine = [name for name in names if share_of(f"{place}::{name}", 2) == 1]
+    assert 0 < len(mine) < len(names)
+    with tarfile.open(place, "w") as archive:
+        for i, name in enumerate(names):
+            photo = io.BytesIO()
+            Image.new("RGB", (40, 40), (i, 0, 0)).save(photo, format="BMP")
+            info = tarfile.TarInfo(name)
+            info.size = len(photo.getvalue()) if name in mine else 2**37  # a hole
+            archive.addfile(info, None if name not in mine else io.BytesIO(photo.getvalue()))
+            if name not in mine:
+                archive.fileobj.seek(info.size, os.SEEK_CUR)
+                archive.offset += info.size
+    s = extract(place, tmp_path / "feats", pooled_colours(), shard="1/2")
+    assert (s.computed, s.n_quarantined) == (len(mine), 0)

@@ -232,5 +232,5 @@ def test_choice_of_a_job_is_told_and_kept(
     monkeypatch.setattr(_choice, "_made", type(_choice._made)())  # as in another process
     again = extract(class_folders, tmp_path / "feats", extractor)
     assert (again.engine, again.precision) == (first.engine, first.precision)
-    assert again.choice == f"torch {first.precision}: what computed the rows that the store held"
+    assert again.choice == f"torch {first.precision}: what was chosen for the store before"
     assert (again.computed, again.fidelity) == (0, None)

@@ -7,16 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from pyfeat import FeatureExtractor, FeatureStore
-from pyfeat.jobs import JobInterrupted, extract
+from pyfeat.jobs import JobInterrupted, _workers, extract
 from pyfeat.jobs._workers import devices_of
 from pyfeat.store import read_items, verify
 
@@ -24,6 +26,33 @@ from .conftest import SMALL, pooled_colours
 from .files import noise
 
 N = 96
+
+
+class Heavy(nn.Module):
+    """Mean colours, and more bytes than a pipe takes before somebody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2**21))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+class Threads(nn.Module):
+    """Mean colours, and in how many threads sums are taken: of that their order follows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3)) + torch.get_num_threads()
+
+
+class Asleep(Heavy):
+    """Stops the worker that it is sent to."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "pyfeat.jobs._worker" in sys.argv:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class Deadly(nn.Module):
@@ -128,6 +157,71 @@ def test_signal_to_workers_that_load_does_not_end_the_job(photos: Path, tmp_path
         assert job.communicate()[0] == f"{N}\n"
 
 
+def test_worker_killed_while_it_loads_is_replaced(photos: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    killed: list[int] = []
+
+    def kill_first() -> None:
+        with log.open() as lines:
+            for event in map(json.loads, lines):
+                if event["event"] == "worker" and event["state"] == "started" and not killed:
+                    os.kill(event["worker_pid"], signal.SIGKILL)
+                    killed.append(event["worker"])
+
+    watcher = threading.Thread(target=kill_first)
+    watcher.start()
+    fx = FeatureExtractor(Heavy(), preprocessing=SMALL, device="cpu")
+    with pytest.warns(RuntimeWarning, match="was killed by signal 9 before it began"):
+        s = extract(photos, tmp_path / "feats", fx, workers=1, log_json=log)
+    watcher.join()
+    assert (s.computed, killed) == (N, [1])
+
+
+def test_signal_while_workers_load_ends_the_job(photos: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    code = (
+        "import sys; from pyfeat import FeatureExtractor;"
+        "from tests.jobs.conftest import SMALL; from tests.jobs.test_workers import Asleep;"
+        "from pyfeat.jobs import JobInterrupted, extract\n"
+        "fx = FeatureExtractor(Asleep(), preprocessing=SMALL, device='cpu')\n"
+        "try: extract(*sys.argv[1:3], fx, workers=1, log_json=sys.argv[3])\n"
+        "except JobInterrupted as stopped: print(stopped.summary.left)"
+    )
+    command = [sys.executable, "-c", code, str(photos), str(tmp_path / "feats"), str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job, log.open() as events:
+        for event in map(json.loads, events):
+            if event["event"] == "worker" and event["state"] == "started":
+                worker = event["worker_pid"]
+                os.kill(job.pid, signal.SIGINT)
+        assert job.communicate()[0] == f"{N}\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
+def test_rows_of_workers_that_do_not_end_are_sealed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_workers, "_SECONDS", 0.0)
+    log = tmp_path / "log"
+
+    def stop(done: int, _total: int) -> None:
+        if done == 4:
+            for worker in workers_of(log):
+                os.kill(worker["worker_pid"], signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    fx = pooled_colours().set_params(batch_size=2)
+    with pytest.raises(JobInterrupted):
+        extract(photos, tmp_path / "feats", fx, workers=2, progress=stop, log_json=log)
+    for worker in workers_of(log):
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker["worker_pid"], 0)
+    assert list((tmp_path / "feats").rglob("*.tail")) == []
+    assert len(FeatureStore(tmp_path / "feats", mode="r")) >= 4
+
+
 def test_error_of_a_worker_is_that_of_the_job(photos: Path, tmp_path: Path) -> None:
     class Local(Deadly):
         pass
@@ -135,6 +229,34 @@ def test_error_of_a_worker_is_that_of_the_job(photos: Path, tmp_path: Path) -> N
     fx = FeatureExtractor(Local(), preprocessing=SMALL, device="cpu")
     with pytest.raises(TypeError, match="backbone must be"):
         extract(photos, tmp_path / "feats", fx, workers=1)
+
+
+def test_rows_of_workers_are_those_of_one_process_to_the_bit(photos: Path, tmp_path: Path) -> None:
+    fx = FeatureExtractor(Threads(), preprocessing=SMALL, device="cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)  # whatever the environment says to workers
+    try:
+        extract(photos, tmp_path / "alone", fx)
+        extract(photos, tmp_path / "feats", fx, workers=2)
+    finally:
+        torch.set_num_threads(threads)
+    here, there = (FeatureStore(tmp_path / f, mode="r") for f in ("feats", "alone"))
+    np.testing.assert_array_equal(here.get(there.keys()), there.get(there.keys()))
+
+
+def test_second_run_of_workers_reads_no_unchanged_file(photos: Path, tmp_path: Path) -> None:
+    min(photos.iterdir()).write_bytes(b"no image")
+    for photo in photos.iterdir():
+        os.utime(photo, (1e9, 1e9))
+    s = extract(photos, tmp_path / "feats", pooled_colours(), workers=2)
+    assert (s.computed + s.duplicates, s.n_quarantined) == (N - 1, 1)
+    for photo in photos.iterdir():  # of the same size and time: whoever reads one now fails
+        photo.write_bytes(bytes(photo.stat().st_size))
+        os.utime(photo, (1e9, 1e9))
+    log = tmp_path / "log"
+    s = extract(photos, tmp_path / "feats", pooled_colours(), workers=2, log_json=log)
+    assert (s.hits, s.n_quarantined, len(s.quarantined)) == (N - 1, 1, 1)
+    assert len({e["worker"] for e in workers_of(log)}) == 1
 
 
 @pytest.mark.parametrize(
