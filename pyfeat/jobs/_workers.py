@@ -107,8 +107,9 @@ class Workers:
         self._suspects: deque[int] = deque()
         self._deaths = 0
         self._threads = max(1, num_threads() // len(devices))
-        # Of torch as many as here: another number takes sums in another order.
         self._torch_threads = torch.get_num_threads()
+        if not job.run_options.deterministic:  # another number takes sums in another order
+            self._torch_threads = min(self._torch_threads, self._threads)
         self._devices = devices
         self._alive: list[_Worker] = []
 

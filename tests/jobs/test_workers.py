@@ -231,8 +231,10 @@ def test_error_of_a_worker_is_that_of_the_job(photos: Path, tmp_path: Path) -> N
         extract(photos, tmp_path / "feats", fx, workers=1)
 
 
-def test_rows_of_workers_are_those_of_one_process_to_the_bit(photos: Path, tmp_path: Path) -> None:
-    fx = FeatureExtractor(Threads(), preprocessing=SMALL, device="cpu")
+def test_deterministic_rows_of_workers_are_those_of_one_process(
+    photos: Path, tmp_path: Path
+) -> None:
+    fx = FeatureExtractor(Threads(), preprocessing=SMALL, device="cpu", deterministic=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(4)  # whatever the environment says to workers
     try:
