@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from pyfeat.backbones._backbone import Backbone, freeze
 from pyfeat.backbones._files import FileStamp, stamp_of
+from pyfeat.backbones._frozen import frozen_before
 from pyfeat.backbones._hf import load_hf
 from pyfeat.backbones._keras import load_keras
 from pyfeat.backbones._layers import POOLINGS, Layers
@@ -107,7 +108,8 @@ def load_backbone(
     Returns
     -------
     backbone : Backbone
-        The two most recent ones by name are kept: loading a name again is free.
+        The two most recent ones by name are kept, and the two most recent modules: loading a name
+        again is free, and a module that has not changed costs the hash of its weights.
 
     Raises
     ------
@@ -150,8 +152,9 @@ def load_backbone(
     if isinstance(backbone, nn.Module):
         if weights is not None:
             raise ValueError("weights must go with a name: load them into the module yourself")
-        found = shortened(take_module(backbone, preprocessing), max_length)
-        return freeze(found, where, wanted, pooling)
+        _check_module(backbone)
+        given = (wanted, pooling, preprocessing, max_length, str(where))
+        return frozen_before(backbone, given, lambda: _freeze_module(backbone, *given))
     raise TypeError(f"backbone must be a name or an nn.Module, got {type(backbone).__name__}")
 
 
@@ -191,6 +194,18 @@ def _load_named(
     else:
         found = _from_file(name, preprocessing, file.path)
     return freeze(shortened(found, max_length), torch.device(device), layers, pooling)
+
+
+def _freeze_module(
+    module: nn.Module,
+    layers: Layers,
+    pooling: str,
+    preprocessing: Preparation | None,
+    max_length: int | None,
+    device: str,
+) -> Backbone:
+    found = shortened(take_module(module, preprocessing), max_length)
+    return freeze(found, torch.device(device), layers, pooling)
 
 
 def take_named(name: str, preprocessing: Preparation | None, *, weights: bool = True) -> Pretrained:
