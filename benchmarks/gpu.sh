@@ -47,7 +47,8 @@ run_tests() {
   local parallel=()
   if "$PYTHON" -c 'import xdist' 2>/dev/null; then parallel=(-n 8); fi
   PYFEAT_REQUIRE=cpp,cuda,triton timeout "$TESTS" \
-    "$PYTHON" -m pytest -q -m "not slow" "${parallel[@]}" tests/ops tests/cpp tests/backbones/test_fp8.py
+    "$PYTHON" -m pytest -q -m "not slow" "${parallel[@]}" tests/ops tests/cpp tests/backbones/test_fp8.py \
+      tests/backbones/test_engines.py::test_recorded_launches_give_the_rows_of_the_cpu
 }
 
 # Every benchmark with cases on a GPU, one process each: what one lacks does not stop the others.

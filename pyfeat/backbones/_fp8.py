@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def put_fp8_into(
     converted: dict[str, nn.Module] = {}
     made: dict[nn.Module, nn.Module | None] = {}  # what is in several places stays one
     for name, layer in exact.named_modules(remove_duplicate=False):
-        if any(name.startswith(f"{outer}.") for outer in converted):
+        if any(not outer or name.startswith(f"{outer}.") for outer in converted):
             continue
         if layer not in made:
             made[layer] = _made(layer, name, ran, backend)
@@ -85,9 +86,9 @@ def put_fp8_into(
 def _made(layer: nn.Module, name: str, ran: dict[str, Any], backend: str) -> nn.Module | None:
     """Return what a layer becomes, or None."""
     if type(layer) is nn.Linear:
-        shape = ran.get(name, ())
+        n_tokens = math.prod(ran.get(name, ())[1:-1])
         plain = not layer._forward_pre_hooks and layer.weight.numel() >= _LEAST_NUMBERS
-        if len(shape) < 3 or not plain or not suits(layer.weight):
+        if n_tokens < 2 or not plain or not suits(layer.weight):
             return None
         return Fp8Linear((layer.weight, layer.bias), backend)
     # What ends the pass, where a hook stops it, is not among what ran: its parts are.

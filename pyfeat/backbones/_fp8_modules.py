@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torch.nn import functional
 from pyfeat.ops import Quantized, fp8_linear, layernorm_quantize, quantize_fp8
 
 _MASKS = ("attn_mask", "attention_mask", "causal_attention_mask")
+# Embedded in the rows before the first block; transformers hands them on to every block.
+_POSITIONS = ("cache_position", "position_ids")
 Affine = tuple[Tensor, Tensor | None]
 
 
@@ -246,13 +249,21 @@ def _mask_of(given: dict[str, Any]) -> tuple[Tensor | None, bool]:
         If it was called with another tensor.
     """
     masks = [given.pop(name) for name in _MASKS if given.get(name) is not None]
-    others = [name for name, value in given.items() if isinstance(value, Tensor)]
+    tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
+    others = [name for name in tensors if name not in _POSITIONS]
     if others:
         raise ValueError(f"a block in fp8 must take rows and a mask only, got {others[0]}")
     if not masks:
         return None, bool(given.get("is_causal"))
-    if masks[0].dtype == torch.bool:
-        return masks[0], False
-    total = sum(mask.float() for mask in masks[1:]) + masks[0].float()
+    if all(mask.dtype == torch.bool for mask in masks):
+        return functools.reduce(torch.logical_and, masks), False
+    total = functools.reduce(torch.add, map(_as_added, masks))
     # What float32 has below the least bfloat16 would become infinite.
     return total.clamp(min=torch.finfo(torch.bfloat16).min).to(torch.bfloat16), False
+
+
+def _as_added(mask: Tensor) -> Tensor:
+    """Return what a mask adds to logits, in float32."""
+    if mask.dtype != torch.bool:
+        return mask.float()
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)

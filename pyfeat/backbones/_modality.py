@@ -205,8 +205,9 @@ def normalised(inputs: tuple[Tensor, ...], pixels: Preprocessing | None) -> tupl
     first = inputs[0]
     if first.dtype != torch.uint8 or pixels is None:
         return inputs
+    # Filled where the bytes are: a copy from the host cannot be recorded in a CUDA graph.
     mean, std = (
-        torch.tensor(of, dtype=torch.float32, device=first.device).reshape(3, 1, 1)
+        torch.stack([first.new_full((1, 1), v, dtype=torch.float32) for v in of])
         for of in (pixels.mean, pixels.std)
     )
     return ((first.float() / 255 - mean) / std, *inputs[1:])

@@ -7,10 +7,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyfeat.backbones import (
     ENGINES,
@@ -154,6 +156,15 @@ def test_threads_may_share_an_engine(exact: Backbone, pair: tuple[str, str]) -> 
     with ThreadPoolExecutor(8) as pool:
         for rows, alone in zip(pool.map(backbone, batches), expected, strict=True):
             assert torch.equal(rows, alone)
+
+
+def test_openvino_returns_rows_in_order_when_requests_are_used_again(exact: Backbone) -> None:
+    skip_unless_it_runs("openvino", "fp32")
+    backbone = exact.with_engine("openvino", "fp32")
+    engine: Any = backbone._engine
+    batch = pixels(5 * engine.chunk * engine.at_once)  # requests are two for each core
+    alone = torch.cat([backbone(part) for part in batch.split(engine.chunk)])
+    assert torch.equal(backbone(batch), alone)
 
 
 def test_an_empty_batch_has_no_rows(exact: Backbone, pair: tuple[str, str]) -> None:
@@ -300,6 +311,26 @@ def test_int8_needs_inputs(exact: Backbone, cache: Path) -> None:
         exact.with_engine("openvino", "int8")
 
 
+class _Calls(TorchDispatchMode):
+    """Notes what torch is called for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, call: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(call))
+        return call(*args, **(kwargs or {}))
+
+
+def test_normalising_copies_nothing_from_the_host() -> None:
+    # A copy from there cannot be recorded: every batch of bytes would be launched anew.
+    with _Calls() as calls:
+        normalised((torch.zeros(1, 3, 2, 2, dtype=torch.uint8, device="meta"),), SMALL)
+    assert "aten.new_full.default" in calls.names
+    assert "aten.lift_fresh.default" not in calls.names  # of `torch.tensor`
+
+
 @pytest.mark.parametrize(("n", "size"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 16), (128, 128)])
 def test_sizes_of_recorded_batches_are_powers_of_two(n: int, size: int) -> None:
     assert bucket_size(n) == size
@@ -350,3 +381,4 @@ def test_recorded_launches_give_the_rows_of_the_cpu(exact: Backbone, precision: 
     for n in (5, 8, 5, 1):
         rows = on_gpu(pixels(n)).cpu()
         assert_close(rows, exact(images(n)), "fp32" if precision == "fp32" else "bf16")
+    assert None not in on_gpu._engine._run._records.values()

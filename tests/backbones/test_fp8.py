@@ -15,7 +15,7 @@ from pyfeat.backbones import ENGINES, _fp8_modules, choose_engine, load_backbone
 from pyfeat.backbones._engine_torch import TorchEngine
 from pyfeat.backbones._fp8 import put_fp8_into, why_not_fp8
 from pyfeat.backbones._fp8_layouts import is_gelu, parts_of
-from pyfeat.backbones._fp8_modules import Fp8Block, Fp8Linear
+from pyfeat.backbones._fp8_modules import Fp8Block, Fp8Linear, _mask_of
 from pyfeat.backbones._layers import Tapped
 from pyfeat.errors import BackendError
 from pyfeat.ops import Preprocessing, quantize_fp8
@@ -161,6 +161,17 @@ def test_rows_of_texts_are_as_true_and_masks_hold(kind: str, attention: str) -> 
     assert torch.equal(first[mask == 1], changed[mask == 1])
 
 
+def test_texts_without_a_mask_stay_causal() -> None:
+    module: Any = TEXT_MODELS["CLIP"]()
+    ids, _ = tokens(4)
+    engine = engine_of(module, ids[:1])
+    assert cosines(engine((ids,)), module(ids)).min() > least_cosine(DEPTH)
+    first = engine._module.model(ids).last_hidden_state
+    ids[:, -1] = 7
+    changed = engine._module.model(ids).last_hidden_state
+    assert torch.equal(first[:, :-1], changed[:, :-1])
+
+
 def test_a_known_block_becomes_one_that_runs_in_fp8() -> None:
     module = timm_vit()
     assert blocks_of(engine_of(module, images(1))) == ["blocks.0", "blocks.1"]
@@ -288,6 +299,12 @@ def test_layer_scale_folded_or_not_is_the_same_to_rounding() -> None:
     assert ((got - wanted).norm(dim=-1) <= 3 * BF16 * size).all()
 
 
+def test_a_block_alone_is_replaced_as_a_whole() -> None:
+    own, exact = (timm_vit().get_submodule("blocks.0") for _ in range(2))
+    made = put_fp8_into(own.bfloat16(), exact, (torch.randn(1, 5, 64),), "reference")
+    assert isinstance(made, Fp8Block)
+
+
 def test_the_bias_of_a_norm_is_not_rounded_with_its_rows() -> None:
     block: Any = timm_vit().get_submodule("blocks.0")
     block.norm2.weight.data.zero_()
@@ -355,7 +372,7 @@ def test_a_tuple_stays_a_tuple() -> None:
 
 
 class Gated(nn.Module):
-    """Layers of tokens that are no transformer, and one of pooled rows."""
+    """Layers of tokens that are no transformer, and two of pooled rows."""
 
     def __init__(self, d: int = 128) -> None:
         super().__init__()
@@ -366,12 +383,14 @@ class Gated(nn.Module):
             nn.Linear(d, d, bias=False),
             nn.Linear(d, 9),
         )
-        self.head = nn.Linear(d, d)
+        self.head, self.one = nn.Linear(d, d), nn.Linear(d, d)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.embed(x).flatten(2).transpose(1, 2)
         tokens = self.mix(tokens) * self.gate(tokens).sigmoid()
-        return torch.cat([self.head(tokens.mean(dim=1)), self.narrow(tokens).mean(dim=1)], dim=1)
+        rows = [self.head(tokens.mean(dim=1)), self.narrow(tokens).mean(dim=1)]
+        pooled = self.one(tokens.mean(dim=1, keepdim=True))  # as by the head of SigLIP
+        return torch.cat([*rows, pooled.flatten(1)], dim=1)
 
 
 def test_other_linear_layers_of_tokens_round_their_own_rows() -> None:
@@ -384,6 +403,7 @@ def test_other_linear_layers_of_tokens_round_their_own_rows() -> None:
         "gate": Fp8Linear,
         "narrow": nn.Linear,
         "head": nn.Linear,
+        "one": nn.Linear,
     }
     assert cosines(engine((images(4),)), module(images(4))).min() > least_cosine(1)
 
@@ -417,16 +437,16 @@ def test_a_block_that_does_something_else_is_left_alone() -> None:
     [
         {"scale_attn_norm": True},
         {"scale_mlp_norm": True},
-        {"norm_layer": lambda d, **_: nn.GroupNorm(1, d) if d == 64 else nn.LayerNorm(d)},
         {"mlp_ratio": 1.1},
     ],
 )
 def test_a_block_with_parts_that_we_do_not_know_is_none(settings: dict[str, Any]) -> None:
-    if "norm_layer" in settings:
-        block: Any = timm_vit().get_submodule("blocks.0")
-        block.norm1 = nn.RMSNorm(64)
-    else:
-        block = timm_vit(**settings).get_submodule("blocks.0")
+    assert parts_of(timm_vit(**settings).get_submodule("blocks.0")) is None
+
+
+def test_a_block_with_another_norm_is_none() -> None:
+    block: Any = timm_vit().get_submodule("blocks.0")
+    block.norm1 = nn.RMSNorm(64)
     assert parts_of(block) is None
 
 
@@ -434,6 +454,23 @@ def test_another_tensor_than_a_mask_is_refused() -> None:
     made = Fp8Block(parts_of(timm_vit().get_submodule("blocks.0")), "reference")
     with pytest.raises(ValueError, match="must take rows and a mask only, got rotations"):
         made(torch.zeros(1, 3, 64), rotations=torch.zeros(3))
+
+
+def test_positions_are_in_the_rows_already() -> None:
+    made = Fp8Block(parts_of(timm_vit().get_submodule("blocks.0")), "reference")
+    x = some_rows(1, 9, 64)
+    assert torch.equal(made(x, cache_position=torch.arange(9)), made(x))
+
+
+def test_masks_of_two_kinds_hold_both() -> None:
+    seen = torch.tensor([True, True, False]).reshape(1, 1, 1, 3)
+    later = torch.ones(3, 3, dtype=torch.bool).triu(1)
+    added = torch.zeros(3, 3).masked_fill(later, -torch.inf)[None, None]
+    for causal in (added, ~later[None, None]):
+        mask, _ = _mask_of({"attention_mask": seen, "causal_attention_mask": causal})
+        assert mask is not None
+        allowed = mask if mask.dtype == torch.bool else mask == 0
+        assert torch.equal(allowed, seen & ~later)
 
 
 @pytest.mark.parametrize(
@@ -492,5 +529,6 @@ def test_launches_on_a_gpu_are_recorded_and_give_true_rows(kind: str) -> None:
     for n in (5, 8, 5, 1):
         rows = on_gpu(images(n)).cpu()
         assert cosines(rows, module(images(n))).min() > least_cosine(DEPTH)
+        on_gpu(torch.zeros(n, 3, 32, 32, dtype=torch.uint8))
     assert on_gpu.parts["precision"] == "fp8"
     assert None not in on_gpu._engine._run._records.values()

@@ -24,9 +24,8 @@ class Kernel(NamedTuple):
         `num_warps` and `num_stages` of the launch.
     least : int
         Compute capability that it needs, times 10.
-    aligned : bool
-        Whether it is launched only where addresses and integers are multiples of 16, which Triton
-        sees.
+    aligned : tuple of str
+        Arguments, addresses too, that are multiples of 16 wherever it is launched: Triton sees it.
     """
 
     function: Any
@@ -35,4 +34,4 @@ class Kernel(NamedTuple):
     warps: int = 4
     stages: int = 2
     least: int = 80
-    aligned: bool = False
+    aligned: tuple[str, ...] = ()

@@ -46,9 +46,10 @@ def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
     signature = {
         name: kernel.signature.get(name, "constexpr") for name in kernel.function.arg_names
     }
-    names = list(signature) if kernel.aligned else []
     hints = {
-        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in kernel.signature
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(signature)
+        if name in kernel.aligned
     }
     source = ASTSource(kernel.function, signature, dict(kernel.constants), hints or None)
     built = triton.compile(

@@ -17,6 +17,8 @@ SMALL, LARGE = (128, 64, 64), (128, 128, 128)
 ENOUGH_TILES = 256
 WARPS, STAGES = 8, 3
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+# Where these are multiples of 16 for Triton to see, a large tile fits in the registers.
+ALIGNED = ("x", "w", "out", "m", "k")
 
 
 @triton.jit
@@ -99,7 +101,8 @@ def run(
     n, m = out.shape
     if n == 0 or m == 0:
         return
-    aligned = x.rows.shape[1] % 16 == x.rows.data_ptr() % 16 == weight.rows.data_ptr() % 16 == 0
+    k, addresses = x.rows.shape[1], (x.rows.data_ptr(), weight.rows.data_ptr())
+    aligned = not any(number % 16 for number in (m, k, *addresses))
     rows, columns, depth = tile or tile_of(n, m, aligned)
     with torch.cuda.device_of(out):
         multiply[(triton.cdiv(n, rows) * triton.cdiv(m, columns),)](
@@ -112,7 +115,7 @@ def run(
             out,
             n,
             m,
-            x.rows.shape[1],
+            k,
             BIAS=bias is not None,
             GELU=gelu,
             RESIDUAL=residual is not None,
@@ -125,7 +128,7 @@ def run(
 
 
 def tile_of(n: int, m: int, aligned: bool) -> tuple[int, int, int]:
-    """Return the tile for a result (n, m); other rows than aligned ones take registers."""
+    """Return the tile for a result (n, m) of rows that are aligned, or not."""
     large = triton.cdiv(n, LARGE[0]) * triton.cdiv(m, LARGE[1])
     return LARGE if aligned and large >= ENOUGH_TILES else SMALL
 
@@ -153,7 +156,8 @@ def _kernel(
         "BLOCK_M": tile[1],
         "BLOCK_K": tile[2],
     }
-    return Kernel(multiply, signature, constants, WARPS, STAGES, 90, aligned=tile is LARGE)
+    aligned = ALIGNED if tile is LARGE else ()
+    return Kernel(multiply, signature, constants, WARPS, STAGES, 90, aligned)
 
 
 KERNELS = (
