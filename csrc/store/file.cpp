@@ -137,6 +137,8 @@ void File::lock_if_possible() {
   }
 }
 
+void File::unlock() { (void)::flock(fd_, LOCK_UN); }
+
 bool File::still_has_its_name() const {
   struct stat mine, named;
   if (::fstat(fd_, &mine) != 0) fail(errno, "cannot stat", path_);
@@ -194,6 +196,7 @@ void replace_file(const Name& name, const std::string& hidden, const void* conte
     file.append(content, size);
     file.sync();
     rename_file(hidden, path);
+    file.unlock();
   } catch (...) {
     discard_file(hidden);
     throw;

@@ -48,6 +48,8 @@ class File {
   bool try_lock();
   // Takes the lock once nobody else holds it. A file system without locks gives none.
   void lock_if_possible();
+  // Gives the lock back: a child that was forked meanwhile would hold it on.
+  void unlock();
   // False once the file was removed or another file took its name.
   bool still_has_its_name() const;
   // Gives the open file another name, the one it just got on disk.
@@ -91,8 +93,8 @@ void discard_file(const std::string& path) noexcept;
 void make_folder(const std::string& path);
 void sync_folder_of(const std::string& path);
 // A crash leaves the old file, or none, or the new one: `content` is written to `hidden` and
-// synced, which then takes its name, and the folder is synced. While `hidden` has its writer, it is
-// locked.
+// synced, which then takes its name, and the folder is synced. Until it has its name, `hidden` is
+// locked by its writer.
 void replace_file(const Name& name, const std::string& hidden, const void* content,
                   std::size_t size);
 

@@ -97,4 +97,7 @@ def _columns(source: str, names: set[str]) -> Iterator[str]:
 def _first_file(source: str) -> str:
     if not is_dataset(Path(source)):
         return source
-    return next(file for split in splits_of(Path(source)) for file in arrow_files(split))
+    for split in splits_of(Path(source)):
+        for file in arrow_files(split):
+            return file
+    raise ValueError(f"{source}: must hold a file of rows, got none")

@@ -15,7 +15,7 @@ from torch import nn
 from pyfeat._config import num_threads
 from pyfeat.extract import FeatureExtractor, Input, progress_of, read_file
 from pyfeat.jobs._collect_texts import Collected, collect_inputs
-from pyfeat.jobs._process import how_it_ended, start_process
+from pyfeat.jobs._process import how_it_ended, packed, start_process
 
 SAMPLE = 200
 # Of a line in the list of inputs, beside the name.
@@ -189,14 +189,16 @@ def _is_file(item: Input) -> bool:
 
 def _probe(settings: dict[str, Any], modality: str, sample: list[Input]) -> dict[str, Any]:
     """Return what a process measured, or {"error": why it could not}."""
+    try:
+        content = packed((settings, modality, sample))
+    except TypeError as error:
+        return {"error": str(error)}
     process, connection = start_process("pyfeat.jobs._probe", {})
     try:
-        connection.send((settings, modality, sample))
+        connection.send_bytes(content)
         kind, answer = connection.recv()
     except (EOFError, OSError):
         return {"error": f"its process {how_it_ended(process.wait())}"}
-    except (AttributeError, TypeError) as error:
-        return {"error": f"backbone must be fit for pickle: {error}"}
     except KeyboardInterrupt:
         process.kill()  # nothing of it is kept
         raise

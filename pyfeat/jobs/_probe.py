@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pyfeat.extract import FeatureExtractor, Input, RunOptions, Times, run
-from pyfeat.jobs._process import leave_signals
+from pyfeat.jobs._process import leave_signals, unpacked
 from pyfeat.jobs._worker import ERRORS, send_error
 from pyfeat.store import FeatureStore
 
@@ -21,11 +21,11 @@ _WARM = 16
 
 
 def main(descriptor: int) -> None:
-    """Measure what comes through a pipe: settings of an extractor, modality, inputs."""
+    """Measure what comes through a pipe, packed: settings of an extractor, modality, inputs."""
     leave_signals()
     connection = Connection(descriptor)
     try:
-        connection.send(("measured", _measure(*connection.recv())))
+        connection.send(("measured", _measure(*unpacked(connection.recv_bytes()))))
     except ERRORS as error:
         send_error(connection, error)
 

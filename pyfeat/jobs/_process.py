@@ -8,7 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from io import BytesIO
 from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+import torch
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _COMMAND = (
@@ -54,6 +58,43 @@ def start_process(
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
     return process, ours
+
+
+def packed(value: Any) -> bytes:
+    """Return settings of an extractor, and what goes with them, as bytes for a process.
+
+    A connection by itself would send weights as descriptors, which only a fork can open.
+
+    Raises
+    ------
+    TypeError
+        If the backbone cannot be pickled.
+    """
+    content = BytesIO()
+    try:
+        torch.save(value, content)
+    except (AttributeError, TypeError) as error:
+        raise TypeError(
+            f"backbone must be fit for pickle to run in a process of its own, got {error}"
+        ) from None
+    return content.getvalue()
+
+
+def unpacked(content: bytes) -> Any:
+    """Return what was `packed`.
+
+    Raises
+    ------
+    TypeError
+        If the class of the backbone cannot be imported here.
+    """
+    try:
+        return torch.load(BytesIO(content), "cpu", weights_only=False)
+    except (AttributeError, ImportError) as error:
+        raise TypeError(
+            "backbone must be a name, or of a class that can be imported, to run in a process of "
+            f"its own: {error}"
+        ) from None
 
 
 def leave_signals() -> None:

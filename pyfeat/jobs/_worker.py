@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
-from io import BytesIO
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch
 
 from pyfeat.errors import BackendError, StoreError
 from pyfeat.extract import FeatureExtractor, Input, Outcome, RunOptions, Times, run
-from pyfeat.jobs._process import leave_signals
+from pyfeat.jobs._process import leave_signals, unpacked
 from pyfeat.store import FeatureStore
 
 # What a user can mend. Anything else is a defect, and keeps its traceback.
@@ -113,22 +112,11 @@ def main(descriptor: int) -> None:
     leave_signals()
     connection = Connection(descriptor)
     try:
-        settings, threads = _settings(connection)
+        settings, threads = unpacked(connection.recv_bytes())
         torch.set_num_threads(threads)
         _serve(Link(connection), settings)
     except ERRORS as error:  # the parent raises it; of a defect it sees the exit code
         send_error(connection, error)
-
-
-def _settings(connection: Connection) -> tuple[dict[str, Any], int]:
-    try:
-        content = BytesIO(connection.recv_bytes())
-        settings: tuple[dict[str, Any], int] = torch.load(content, "cpu", weights_only=False)
-    except (AttributeError, ImportError) as error:
-        raise TypeError(
-            f"backbone must be a name, or of a class that can be imported, to have workers: {error}"
-        ) from None
-    return settings
 
 
 def _serve(link: Link, settings: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
@@ -24,13 +23,14 @@ import torch
 from pyfeat._config import num_threads
 from pyfeat.extract import Outcome
 from pyfeat.jobs._job import Job
-from pyfeat.jobs._process import how_it_ended, start_process
+from pyfeat.jobs._process import how_it_ended, packed, start_process
 from pyfeat.store import FeatureStore
 
 PORTION = 64
 # Deaths that are borne beside those an input is to blame for.
 _DEATHS = 10
-# Seconds that all workers together have to write what they hold when a job ends.
+# Seconds that all workers together have to write what they hold when a job ends, and one that has
+# nothing to do any more to end.
 _SECONDS = 60.0
 
 
@@ -119,15 +119,7 @@ class Workers:
         self._tell(worker, "started")
         store = str(self._job.store.path)
         settings = {**self._job.settings(), "store": store, "device": device}
-        content = BytesIO()
-        try:
-            # Not by `send`: it would share weights by descriptors that only a fork can open.
-            torch.save((settings, self._torch_threads), content)
-        except (AttributeError, TypeError) as error:
-            raise TypeError(
-                f"backbone must be fit for pickle to have workers, got {error}"
-            ) from None
-        worker.send_bytes(content.getvalue())
+        worker.send_bytes(packed((settings, self._torch_threads)))
 
     def _tell(self, worker: _Worker, state: str) -> None:
         facts = {"worker": worker.number, "device": worker.device, "state": state}
@@ -142,7 +134,7 @@ class Workers:
                 for worker in self._readable():
                     try:
                         message = worker.connection.recv()
-                    except (EOFError, ConnectionError):
+                    except (EOFError, OSError):  # killed, perhaps amid a message
                         yield from self._bury(worker)
                     else:
                         yield from self._hear(worker, message)
@@ -215,7 +207,7 @@ class Workers:
         """Take note that a worker has ended; another one takes its place if it left work."""
         self._alive.remove(worker)
         worker.connection.close()
-        code = worker.process.wait()
+        code = _code_of(worker.process)
         if code == 0 and not worker.given:
             self._tell(worker, "ended")
             return
@@ -265,6 +257,15 @@ class Workers:
                     killed = True
         if self._deaths or killed:  # seals what they have put
             FeatureStore(self._job.store.path, self._job.store.space).close()
+
+
+def _code_of(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a process that has closed its pipe; one that goes on is killed."""
+    try:
+        return process.wait(_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _wait_for(workers: Sequence[_Worker], until: float) -> None:

@@ -98,6 +98,15 @@ def claim_choice(
     return read_choice(path, question) or choice
 
 
+def set_choice_aside(file: Path) -> str:
+    """Rename the folder of a damaged choice, so that the next job chooses; return the file."""
+    folder = file.parent
+    hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{layout.DAMAGED}")
+    _core.rename_file(os.fsencode(folder), os.fsencode(hidden))
+    _core.sync_folder_of(os.fsencode(hidden))
+    return str(hidden / file.name)
+
+
 def check_choice(file: Path) -> dict[str, Any]:
     """Return what the file of a choice holds.
 
@@ -108,10 +117,10 @@ def check_choice(file: Path) -> dict[str, Any]:
     """
     try:
         value: dict[str, Any] = json.loads(file.read_text())
-        found = value.pop("crc32c")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        is_whole = value.pop("crc32c") == _checksum(value) and value["format"] == FORMAT
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptStoreError(f"{file}: not a choice ({error}); without it one is made") from None
-    if found != _checksum(value) or value.get("format") != FORMAT:
+    if not is_whole:
         raise CorruptStoreError(f"{file}: the choice fails its checksum; without it one is made")
     return value
 

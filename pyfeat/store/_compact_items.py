@@ -9,7 +9,7 @@ from pathlib import Path
 from pyfeat._model_file import replace_file
 from pyfeat.errors import StoreWarning
 from pyfeat.store._items import parse_item, parse_items
-from pyfeat.store._layout import ITEMS, TEMPORARY, files
+from pyfeat.store._layout import ITEMS, TEMPORARY, as_store_error, files
 from pyfeat.store._merge import give_way, name_after, settled_files
 
 # Of a merged list: its lines are held in memory while it is made.
@@ -29,7 +29,8 @@ def compact_items(folder: Path) -> tuple[int, int]:
             if (item := parse_item(line)) is not None:  # `_groups` has seen to it
                 lines.pop(item.name, None)
                 lines[item.name] = line
-        replace_file(name_after(group[-1]), b"\n".join(lines.values()) + b"\n")
+        with as_store_error("merge lists of inputs", folder):
+            replace_file(name_after(group[-1]), b"\n".join(lines.values()) + b"\n")
         give_way(group)
         after -= len(group) - 1
     return before, after

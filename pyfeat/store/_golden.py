@@ -86,10 +86,10 @@ def check_golden(file: Path) -> dict[str, Any]:
     """
     try:
         value: dict[str, Any] = json.loads(file.read_text())
-        found = value.pop("crc32c")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        is_whole = value.pop("crc32c") == _checksum(value) and value["format"] == FORMAT
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptStoreError(f"{file}: not a golden row ({error})") from None
-    if found != _checksum(value) or value.get("format") != FORMAT:
+    if not is_whole:
         raise CorruptStoreError(f"{file}: the golden row fails its checksum")
     return value
 

@@ -150,8 +150,9 @@ def read_spaces(root: Path) -> list[Space]:
             spaces.append(read_space(folder))
         except CorruptStoreError as error:
             warnings.warn(str(error), StoreWarning, stacklevel=3)
-        except FileNotFoundError:  # the space was removed just now
-            continue
+        except StoreError as error:
+            if error.errno != errno.ENOENT:  # else the space was removed just now
+                raise
     return spaces
 
 
@@ -225,6 +226,10 @@ def _generation(folder: Path) -> bytes:
         return (folder / GENERATION).read_bytes()
     except FileNotFoundError:
         return b""
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # NFS: replaced while it was open, so another one now
+            raise
+        return secrets.token_bytes(8)
 
 
 def begin_generation(folder: Path) -> None:

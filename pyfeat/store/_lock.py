@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyfeat._identity import Space
@@ -17,15 +17,21 @@ from pyfeat.store import _layout as layout
 class Held:
     """A lock on an open file, until `close` or the end of the process.
 
-    A child of the process holds it too.
+    A child of the process that was forked meanwhile holds it too: an exclusive one until this
+    process gives it back, a shared one as long as the child lives, which may write on.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, exclusive: bool) -> None:
         self._descriptor = descriptor
+        self._exclusive = exclusive
+        self._owner = os.getpid()
 
     def close(self) -> None:
         """Give the lock back."""
         if self._descriptor >= 0:
+            if self._exclusive and self._owner == os.getpid():
+                with suppress(OSError):  # the file system knows no locks
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -60,7 +66,7 @@ def take(path: Path, *, exclusive: bool, wait: bool = False) -> Held | None:
         descriptor = os.open(path, (os.O_RDWR if exclusive else os.O_RDONLY) | os.O_CLOEXEC)
     except OSError as error:
         raise StoreError(error.errno, f"cannot open ({error.strerror})", str(path)) from None
-    held = Held(descriptor)
+    held = Held(descriptor, exclusive=exclusive)
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from pyfeat._identity import KEY_BYTES, Space
 from pyfeat.errors import StoreError, StoreWarning
 from pyfeat.store._compact import compact_folder
 from pyfeat.store._feature_store import FeatureStore
-from pyfeat.store._layout import MEMO, SEGMENT, files, space_folder
+from pyfeat.store._layout import MEMO, SEGMENT, SPACE, files, space_folder
 from pyfeat.store._leftovers import remove_leftovers
-from pyfeat.store._lock import take_administration
+from pyfeat.store._lock import take, take_administration
 
 # A file changed within this time before it was looked at may change once more and keep its time.
 SETTLED_NS = 2_000_000_000
@@ -202,18 +203,26 @@ class Memo:
                 warnings.warn(f"the memo was not merged: {error}", StoreWarning, stacklevel=2)
 
     def _count_small(self) -> int:
-        segments = files(space_folder(self._store.path, _SPACE), SEGMENT)
-        return sum(p.stat().st_size < _SEGMENT_BYTES // 2 for p in segments)
+        small = 0
+        for path in files(space_folder(self._store.path, _SPACE), SEGMENT):
+            with suppress(FileNotFoundError):  # merged by another job just now
+                small += path.stat().st_size < _SEGMENT_BYTES // 2
+        return small
 
     def _merge(self) -> None:
-        """Merge the segments, unless somebody rearranges the store: that merges them, too."""
-        if (held := take_administration(self._root)) is None:
-            return
-        try:
+        """Merge the segments, unless somebody rearranges the store: that merges them, too.
+
+        Those that another job has open stay for the next one: it may be on another machine, where a
+        file that is removed here cannot be read any more.
+        """
+        folder = space_folder(self._store.path, _SPACE)
+        with ExitStack() as held:
+            for lock in (take_administration(self._root), take(folder / SPACE, exclusive=True)):
+                if lock is None:
+                    return
+                held.callback(lock.close)
             remove_leftovers(self._store.path)
-            compact_folder(space_folder(self._store.path, _SPACE), _SPACE, _SEGMENT_BYTES)
-        finally:
-            held.close()
+            compact_folder(folder, _SPACE, _SEGMENT_BYTES)
 
     def __enter__(self) -> Memo:
         return self

@@ -17,6 +17,7 @@ from pyfeat._model_file import replace_file
 from pyfeat.errors import CorruptStoreError, StoreWarning
 from pyfeat.store import _layout as layout
 from pyfeat.store import _sources as at
+from pyfeat.store._choices import CHOICE, set_choice_aside
 from pyfeat.store._golden import GOLDEN, check_golden
 from pyfeat.store._items import parse_item
 from pyfeat.store._leftovers import remove_leftovers
@@ -110,6 +111,7 @@ def repair(path: str | os.PathLike[str]) -> Repair:
     - Of a list the good lines are kept.
     - A description of a space is mended where one byte of it is wrong, or the golden row has a
       copy; else the next job that writes into the space mends it.
+    - Of a choice of engine and precision nothing is kept: the next job chooses.
 
     A crash on the way leaves rows twice at most, which `compact` drops; run it again.
 
@@ -141,7 +143,9 @@ def repair(path: str | os.PathLike[str]) -> Repair:
         if marker is not None:
             found.insert(0, Damage(str(root / layout.MARKER), 0, "not the marker of a store"))
         damaged = {Path(d.path) for d in found}
-        for folder in sorted({p.parent for p in damaged if p.parent != root}):
+        choices = {p for p in damaged if p.name == CHOICE}
+        aside += [set_choice_aside(path) for path in sorted(choices)]
+        for folder in sorted({p.parent for p in damaged - choices if p.parent != root}):
             _repair_folder(folder, sorted(p for p in damaged if p.parent == folder), aside, lost)
     return Repair(found, aside, lost, verify(root))
 

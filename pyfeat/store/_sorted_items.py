@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from pyfeat._identity import Space
+from pyfeat.errors import StoreError
 from pyfeat.store._items import Item, damaged_line, parse_items, read_lists
 from pyfeat.store._layout import space_folder
 
@@ -37,6 +38,11 @@ def iter_items(path: str | os.PathLike[str], space: Space) -> Iterator[Item]:
     Yields
     ------
     item : Item
+
+    Raises
+    ------
+    StoreError
+        If a temporary file is needed, and there is no folder for it.
 
     Warns
     -----
@@ -76,9 +82,19 @@ def _runs(lists: Sequence[Path], opened: ExitStack) -> list[Iterator[_Word]]:
         if len(block) < BLOCK:  # the last one, and as a rule the only one
             runs.append(iter(run))
         else:
-            file = file or opened.enter_context(TemporaryFile())  # noqa: SIM115  it is one
+            file = file or opened.enter_context(_temporary_file())
             runs.append(_spilled(run, file))
     return runs
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return TemporaryFile()
+    except FileNotFoundError as error:
+        # Not as it is: `read_lists` would take it for a list that was merged, for ever.
+        raise StoreError(
+            f"TMPDIR must name a folder, to put a long list of inputs in order, got none: {error}"
+        ) from None
 
 
 def _words(lists: Iterable[Path]) -> Iterator[_Word]:

@@ -107,3 +107,8 @@ def test_cell_that_was_changed_is_in_no_column(tmp_path: Path, words: str) -> No
     place.write_text("text,title\nbad,good film\nbad,lovely film\n")
     (found,) = recompute(tmp_path / "feats")
     assert ([c.name for c in found.compared], found.changed) == ([f"{place}#1"], 1)
+
+
+def test_data_set_that_was_emptied_has_no_inputs(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": []}')
+    assert inputs_named([f"{tmp_path}#1"], "text") == {}

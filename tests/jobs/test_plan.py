@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from pyfeat import FeatureExtractor
 from pyfeat.extract import Input
@@ -88,3 +89,10 @@ def test_no_backbone_is_taken_to_be_faster_than_the_files_are_read() -> None:
 def test_nothing_to_try_is_refused(photos: Path) -> None:
     with pytest.raises(ValueError, match="backbones and precisions must name at least one each"):
         plan(photos, [])
+
+
+def test_module_with_weights_is_tried_in_its_process(photos: Path) -> None:
+    convolved = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    fx = FeatureExtractor(convolved, preprocessing=SMALL, device="cpu")
+    (estimate,) = plan(photos, [fx]).estimates
+    assert (estimate.error, estimate.dim) == (None, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -58,11 +59,29 @@ class Asleep(Heavy):
 class Deadly(nn.Module):
     """Mean colours; a white image kills the process."""
 
+    last_words = b""
+
     def forward(self, x: Tensor) -> Tensor:
         means = x.mean(dim=(2, 3))
         if len(x) and float(means.max()) > 2.2:
+            os.write(int(sys.argv[2]), self.last_words)
             os.kill(os.getpid(), signal.SIGKILL)
         return means
+
+
+class Torn(Deadly):
+    """Dies amid a message."""
+
+    last_words = struct.pack("!i", 100) + b"the first of 100 bytes"
+
+
+class Lingering(nn.Module):
+    """Leaves a thread behind, which its process waits for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "pyfeat.jobs._worker" in sys.argv:
+            threading.Thread(target=threading.Event().wait).start()
+        return x.mean(dim=(2, 3))
 
 
 @pytest.fixture
@@ -100,10 +119,13 @@ def test_killed_worker_is_named_and_its_inputs_are_done(photos: Path, tmp_path: 
     assert verify(tmp_path / "feats") == []
 
 
-def test_input_that_kills_its_process_is_in_quarantine(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backbone", [Deadly(), Torn()])
+def test_input_that_kills_its_process_is_in_quarantine(
+    photos: Path, tmp_path: Path, backbone: nn.Module
+) -> None:
     white = photos / "0050-white.png"
     Image.new("RGB", (40, 40), (255, 255, 255)).save(white)
-    fx = FeatureExtractor(Deadly(), preprocessing=SMALL, device="cpu", batch_size=4)
+    fx = FeatureExtractor(backbone, preprocessing=SMALL, device="cpu", batch_size=4)
     with pytest.warns(RuntimeWarning, match="was killed by signal 9"):
         s = extract(photos, tmp_path / "feats", fx, workers=1)
     assert [(q.path, q.reason) for q in s.quarantined] == [
@@ -222,12 +244,22 @@ def test_rows_of_workers_that_do_not_end_are_sealed(
     assert len(FeatureStore(tmp_path / "feats", mode="r")) >= 4
 
 
-def test_error_of_a_worker_is_that_of_the_job(photos: Path, tmp_path: Path) -> None:
+def test_worker_that_does_not_end_is_not_waited_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_workers, "_SECONDS", 0.2)
+    fx = FeatureExtractor(Lingering(), preprocessing=SMALL, device="cpu")
+    with pytest.warns(RuntimeWarning, match="was killed by signal 9: 0 inputs are done again"):
+        s = extract(photos, tmp_path / "feats", fx, workers=1)
+    assert (s.computed, s.n_quarantined) == (N, 0)
+
+
+def test_backbone_that_cannot_be_pickled_is_refused(photos: Path, tmp_path: Path) -> None:
     class Local(Deadly):
         pass
 
     fx = FeatureExtractor(Local(), preprocessing=SMALL, device="cpu")
-    with pytest.raises(TypeError, match="backbone must be"):
+    with pytest.raises(TypeError, match="backbone must be fit for pickle"):
         extract(photos, tmp_path / "feats", fx, workers=1)
 
 

@@ -7,10 +7,20 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pyfeat import Space
 from pyfeat.errors import CorruptStoreError
-from pyfeat.store import claim_choice, read_choice, verify
+from pyfeat.store import (
+    Golden,
+    claim_choice,
+    read_choice,
+    read_golden,
+    repair,
+    verify,
+    write_golden,
+)
 from pyfeat.store._choices import choice_file
 
 QUESTION = {"parts": {"name": "a"}, "min_cosine": 0.9}
@@ -64,6 +74,32 @@ def test_every_flipped_byte_is_told_with_its_path(tmp_path: Path) -> None:
         with pytest.raises(CorruptStoreError, match=str(file)):
             read_choice(tmp_path, QUESTION)
     assert [d.path for d in verify(tmp_path)] == [str(file)]
+
+
+def test_damaged_choice_is_set_aside_and_the_next_one_stands(tmp_path: Path) -> None:
+    claim_choice(tmp_path, QUESTION, ("torch", "bf16"))
+    for precision in ("fp16", "fp32"):  # a second time, too
+        file = choice_file(tmp_path, QUESTION)
+        file.write_bytes(b"")
+        done = repair(tmp_path)
+        assert ([d.path for d in done.found], done.left) == ([str(file)], [])
+        assert [Path(aside).read_bytes() for aside in done.aside] == [b""]
+        assert claim_choice(tmp_path, QUESTION, ("torch", precision)) == ("torch", precision)
+        assert read_choice(tmp_path, QUESTION) == ("torch", precision)
+
+
+@pytest.mark.parametrize("text", ['{"a":NaN,"crc32c":0}', "[" * 100_000, "[]", "1"])
+def test_hostile_json_is_told_with_its_path(tmp_path: Path, text: str) -> None:
+    claim_choice(tmp_path, QUESTION, ("torch", "bf16"))
+    write_golden(tmp_path, Space(1), Golden("image-1", np.zeros(1, np.float32)))
+    choice, golden = choice_file(tmp_path, QUESTION), next(tmp_path.rglob("golden.json"))
+    for file in (choice, golden):
+        file.write_text(text)
+    with pytest.raises(CorruptStoreError, match=str(choice)):
+        read_choice(tmp_path, QUESTION)
+    with pytest.raises(CorruptStoreError, match=str(golden)):
+        read_golden(tmp_path, Space(1))
+    assert {d.path for d in verify(tmp_path)} == {str(choice), str(golden)}
 
 
 def test_format_of_a_choice(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pyfeat import FeatureStore, Space
 from pyfeat._model_file import publish_file
 from pyfeat.store import Item, _item_log, _layout, compact, read_items, repair, write_items
 from pyfeat.store._layout import new_id
+from pyfeat.store._lock import administration, take
 
 from .conftest import some_keys, some_rows
 
@@ -185,8 +186,8 @@ def test_hidden_file_of_a_living_writer_stays(store: Path, care: Callable[[Path]
     hidden, target = folder / ".golden.json.0123456789abcdef.tmp", store / "file"
 
     def name() -> Path:
-        if hidden.exists():
-            care(store)
+        assert hidden.exists()
+        care(store)
         return target
 
     publish_file(hidden, name, b"content")
@@ -201,3 +202,48 @@ def test_hidden_segment_stays_where_its_tail_is(store: Path) -> None:
     hidden.write_bytes(b"half of it")
     compact(store)
     assert hidden.exists()
+
+
+# --- forked meanwhile ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fork() -> Iterator[Callable[[], None]]:
+    """Return what forks a child that has open what this process has, until the test ends."""
+    waits, ends = os.pipe()
+    children = []
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            os.close(ends)
+            os.read(waits, 1)
+            os._exit(0)
+        children.append(child)
+
+    yield fork
+    os.close(ends)
+    for child in children:
+        os.waitpid(child, 0)
+    os.close(waits)
+
+
+def test_store_that_was_rearranged_is_not_in_the_hands_of_a_child(
+    store: Path, fork: Callable[[], None]
+) -> None:
+    with administration(store):
+        fork()
+    assert compact(store)
+
+
+def test_file_that_was_written_is_not_locked_by_a_child(
+    tmp_path: Path, fork: Callable[[], None]
+) -> None:
+    def name() -> Path:
+        fork()
+        return tmp_path / "file"
+
+    publish_file(tmp_path / ".file.tmp", name, b"content")
+    held = take(tmp_path / "file", exclusive=True)
+    assert held is not None
+    held.close()

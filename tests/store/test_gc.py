@@ -13,7 +13,7 @@ import pytest
 
 from pyfeat import FeatureStore, Space
 from pyfeat import _core as core
-from pyfeat.store import Item, gc, verify, write_items
+from pyfeat.store import Item, _layout, gc, verify, write_items
 from pyfeat.store._memo import Memo
 
 from .conftest import DIM, some_keys, some_rows
@@ -48,6 +48,21 @@ def test_dry_run_says_the_same_and_removes_nothing(two: Path, space: Space) -> N
     said = gc(two, [space.fingerprint], dry_run=True)
     assert len(FeatureStore.spaces(two)) == 2
     assert gc(two, [space.fingerprint]) == said
+
+
+def test_space_that_is_removed_while_they_are_listed_is_left_out(
+    two: Path, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = _layout.space_folders
+
+    def removed_meanwhile(root: Path) -> list[Path]:
+        monkeypatch.setattr(_layout, "space_folders", listing)
+        folders = listing(root)
+        gc(root, [space.fingerprint])
+        return folders
+
+    monkeypatch.setattr(_layout, "space_folders", removed_meanwhile)
+    assert FeatureStore.spaces(two) == [space]
 
 
 def test_keeping_nothing_must_be_said(two: Path) -> None:

@@ -189,6 +189,15 @@ def test_memo_is_not_merged_while_somebody_rearranges_the_store(
     assert len(list(store.glob("spaces/*/memo/**/*.safetensors"))) == RUNS
 
 
+def test_memo_is_not_merged_while_another_job_has_it_open(
+    paths: list[str], store: Path, space: Space
+) -> None:
+    FeatureStore(store, space).close()
+    with Memo(store, space):
+        note_again_and_again(paths, store, space)
+    assert len(list(store.glob("spaces/*/memo/**/*.safetensors"))) == RUNS
+
+
 def test_memo_is_merged_with_its_store(paths: list[str], store: Path, space: Space) -> None:
     FeatureStore(store, space).close()
     for key in range(2):
@@ -196,4 +205,23 @@ def test_memo_is_merged_with_its_store(paths: list[str], store: Path, space: Spa
             memo.note(marks_of(paths), some_keys(5, key))
     compact(store)
     assert len(list(store.glob("spaces/*/memo/**/*.safetensors"))) == 1
+    np.testing.assert_array_equal(Memo(store, space).find(marks_of(paths))[0], some_keys(5, 1))
+
+
+def test_memo_closes_while_another_job_merges_it(
+    paths: list[str], store: Path, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FeatureStore(store, space).close()
+    with Memo(store, space) as memo:
+        memo.note(marks_of(paths), some_keys(5, 0))
+    listing = _memo.files
+
+    def files_that_are_merged(folder: Path, suffix: str) -> list[Path]:
+        listed = listing(folder, suffix)
+        compact(store)
+        return listed
+
+    monkeypatch.setattr(_memo, "files", files_that_are_merged)
+    with Memo(store, space) as memo:
+        memo.note(marks_of(paths), some_keys(5, 1))
     np.testing.assert_array_equal(Memo(store, space).find(marks_of(paths))[0], some_keys(5, 1))

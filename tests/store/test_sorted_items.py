@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from pyfeat import Space
-from pyfeat.store import Item, ItemLog, _sorted_items, iter_items
+from pyfeat.errors import StoreError
+from pyfeat.store import Item, ItemLog, _sorted_items, iter_items, write_items
 from pyfeat.store._items import item_line
 from pyfeat.store._layout import create_space, new_id
 
@@ -53,3 +55,13 @@ def test_items_that_were_begun_are_read_to_the_end_though_others_are_added(
     first = next(begun)
     log.add(Item("aa", b"k" * 16))
     assert [first, *begun] == items
+
+
+def test_missing_folder_for_temporary_files_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_items(tmp_path, SPACE, [Item(name, b"k" * 16) for name in "abc"])
+    monkeypatch.setattr(_sorted_items, "BLOCK", 2)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(StoreError, match="TMPDIR must name a folder"):
+        list(iter_items(tmp_path, SPACE))
