@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,13 +93,39 @@ def test_class_defined_again_gives_its_own_rows() -> None:
     assert rows(define(2)) == [4.0] * 3
 
 
-@pytest.mark.parametrize("power", [1, 2])
-def test_attribute_without_a_pickle_is_always_looked_at(power: int) -> None:
+class Settings:
+    """A number in an object."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [Settings, lambda f: {"factor": [f]}, torch.tensor, np.array, lambda f: partial(max, f)],
+    ids=["object", "dict", "tensor", "array", "partial"],
+)
+def test_change_within_an_attribute_is_seen(holder: Callable[[float], Any]) -> None:
+    module = Net()
+    module.held = holder(1.0)
+    first = load(module)
+    module.held = holder(2.0)
+    assert load(module) is not first
+
+
+def test_attribute_that_holds_itself_does_not_hinder() -> None:
+    module = Net()
+    module.held = [1]
+    module.held.append(module.held)
+    assert rows(module) == [2.0] * 3
+
+
+def test_forward_of_the_instance_is_taken() -> None:
     module = Net()
     before = rows(module)
     scale = module.forward
-    module.forward = lambda x: scale(x) ** power  # type: ignore[method-assign]
-    assert rows(module) == [v**power for v in before]
+    module.forward = lambda x: scale(x) ** 2  # type: ignore[method-assign]
+    assert rows(module) == [v**2 for v in before]
 
 
 def test_two_modules_are_kept_at_most() -> None:
