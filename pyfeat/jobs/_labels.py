@@ -30,9 +30,15 @@ def folder_of(name: str) -> str:
     ('cat', 'cat')
     """
     if (found := member_of(name)) is None:
-        return Path(path_of(name)).parent.name
+        return _folder(path_of(name))
     archive, member = found
-    return Path(member).parent.name or Path(path_of(archive)).name.partition(".")[0]
+    return _folder(member) or Path(path_of(archive)).name.partition(".")[0]
+
+
+def _folder(path: str) -> str:
+    # Not by `Path`, which has Python remember every part of every name.
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return parts[-2] if len(parts) > 1 else ""
 
 
 def read_labels(source: str | os.PathLike[str], names: Iterable[str] = ()) -> dict[str, str]:

@@ -64,6 +64,7 @@ def test_rows_are_those_of_keras_on_the_same_pixels(name: str) -> None:
     assert close(backbone(batch(name)), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_engines_give_the_rows_of_torch(engine: str) -> None:
     # OpenVINO cannot convert this one directly: it goes through ONNX.
@@ -169,6 +170,7 @@ def test_what_lies_behind_a_layer_of_keras_is_not_computed() -> None:
     assert [layer.name for layer in tapped.model.layers][-1] == "block2_pool"
 
 
+@pytest.mark.slow
 def test_layers_have_the_names_of_a_fresh_process() -> None:
     names = [list(ours.layer_names(random_network("MobileNetV3Small").module.model)) for _ in "ab"]
     assert names[0] == names[1]

@@ -285,6 +285,7 @@ def test_wrong_number_of_threads_is_wrong_usage(monkeypatch):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_quick_report_is_json_with_machine_commit_and_rows():
     # Bug: --quick took three rounds whatever --rounds said.
     result = run("preprocess", "--quick", "--json", "--rounds", "2")

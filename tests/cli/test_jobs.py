@@ -91,6 +91,7 @@ def test_log_of_the_command_goes_to_stdout(
     assert (events[0], events[-1]) == ("start", "end")
 
 
+@pytest.mark.slow
 def test_plan_is_a_table_with_what_cannot_run(
     class_folders: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -119,6 +119,7 @@ def test_killed_worker_is_named_and_its_inputs_are_done(photos: Path, tmp_path: 
     assert verify(tmp_path / "feats") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [Deadly(), Torn()])
 def test_input_that_kills_its_process_is_in_quarantine(
     photos: Path, tmp_path: Path, backbone: nn.Module
@@ -160,6 +161,7 @@ def test_no_process_is_started_where_nothing_is_to_be_done(photos: Path, tmp_pat
     assert (s.total, workers_of(log)) == (0, [])
 
 
+@pytest.mark.slow
 def test_signal_to_workers_that_load_does_not_end_the_job(photos: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     os.mkfifo(log)
@@ -200,6 +202,7 @@ def test_worker_killed_while_it_loads_is_replaced(photos: Path, tmp_path: Path) 
     assert (s.computed, killed) == (N, [1])
 
 
+@pytest.mark.slow
 def test_signal_while_workers_load_ends_the_job(photos: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     os.mkfifo(log)
@@ -278,6 +281,7 @@ def test_deterministic_rows_of_workers_are_those_of_one_process(
     np.testing.assert_array_equal(here.get(there.keys()), there.get(there.keys()))
 
 
+@pytest.mark.slow
 def test_second_run_of_workers_reads_no_unchanged_file(photos: Path, tmp_path: Path) -> None:
     min(photos.iterdir()).write_bytes(b"no image")
     for photo in photos.iterdir():
