@@ -58,10 +58,15 @@ def test_an_input_of_a_long_list_takes_few_bytes(
     monkeypatch.setattr(_sorted_items, "BLOCK", n // 20)
     monkeypatch.setattr(_labelled, "_BLOCK", n // 40)
     call, most = READS[read]
+    # The least of three: what happens once in a process is not of the list.
+    assert min(peak_of(call, store, n) for _ in range(3)) / n < 30 + most
+
+
+def peak_of(call: Callable[[Path], Any], store: Path, n: int) -> int:
+    """Return the most bytes that were in use at a time."""
     tracemalloc.start()
     try:
         assert call(store) == n
-        peak = tracemalloc.get_traced_memory()[1]
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak / n < 30 + most
